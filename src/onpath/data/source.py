@@ -1,0 +1,66 @@
+"""Where batches come from: a source maps global example ids to clean examples, without any state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from onpath.types import Batch
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a network and a process must know of the data.
+
+    length: positions L of a sequence. num_words: tokens 0 … num_words-1 that may be emitted.
+    mask_id: the id of [MASK]. cond: shape of one example of each condition.
+    """
+
+    length: int
+    num_words: int
+    mask_id: int
+    cond: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """A stateless map from example ids to examples; the same id is the same example in every process and resume."""
+
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The shapes and the vocabulary of every batch of this source."""
+
+    @abstractmethod
+    def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
+        """The examples with these global ids (int64, on the CPU), with their tensors on `device`."""
+
+    @abstractmethod
+    def at_split(self, split: str) -> Source:
+        """The same source over `train`, `validation` or `test` examples."""
+
+    @property
+    def num_examples(self) -> int | None:
+        """Examples of one epoch, or None where the source never ends."""
+        return None
+
+
+def step_ids(step: int, batch_size: int, part: int = 0, num_parts: int = 1) -> Int64[Tensor, "B"]:
+    """Ids of part `part` of `num_parts` of the global batch of `batch_size` examples at an optimizer step.
+
+    Parts are micro-batches and ranks in one numbering; the global batch does not depend on how it is cut.
+
+    >>> step_ids(2, 8, part=1, num_parts=2)
+    tensor([20, 21, 22, 23])
+    """
+    if batch_size % num_parts:
+        raise ValueError(
+            f"batch_size is {batch_size} and cannot be cut into {num_parts} equal parts (ranks x accumulation); "
+            f"choose a multiple of {num_parts}"
+        )
+    size = batch_size // num_parts
+    first = step * batch_size + part * size
+    return torch.arange(first, first + size, dtype=torch.int64)

@@ -1,0 +1,168 @@
+"""The carriers that travel between the parts, and the protocol of a network.
+
+Letters in shapes: B batch, L positions, V vocabulary, D width, N rows, C channels, H W image sides,
+K steps, G group. A *row* is one position of one sequence, as flat index ``b * L + position``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64, Shaped
+from torch import Tensor
+
+Readout = Callable[[Float[Tensor, "N V"], Int64[Tensor, "N"]], Any]
+"""``readout(logits of a chunk of rows, flat indices of the chunk)`` returns a tensor (N, …) or a tuple of such.
+It runs inside the network's forward, chunk after chunk, so the (B, L, V) logits never exist."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean examples, which of their positions are given, and their conditions.
+
+    x: (B, L) token ids, or (B, C, H, W) images.
+    ids: (B,) int64, global example ids. They key every random draw and stay on the CPU.
+    given: (B, L), True where the token is known at generation time (a prompt); never corrupted, never scored.
+    padding: (B, L), True where there is no token; never attended, corrupted or scored.
+    num_free: (B,) int64 on the CPU, positions neither given nor padding; None where that is all L of them.
+    cond: conditions by name, each (B, …); handed to ``Denoiser.encode`` as keyword arguments.
+    """
+
+    x: Shaped[Tensor, "B *rest"]
+    ids: Int64[Tensor, "B"]
+    given: Bool[Tensor, "B L"] | None = None
+    padding: Bool[Tensor, "B L"] | None = None
+    num_free: Int64[Tensor, "B"] | None = None
+    cond: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of_tokens(
+        cls,
+        x: Int64[Tensor, "B L"],
+        ids: Int64[Tensor, "B"],
+        *,
+        given: Bool[Tensor, "B L"] | None = None,
+        padding: Bool[Tensor, "B L"] | None = None,
+        cond: Mapping[str, Tensor] | None = None,
+    ) -> Batch:
+        """A batch of sequences; counts the free positions, so call it where the data are made (on the CPU)."""
+        fixed = [m for m in (given, padding) if m is not None]
+        num_free = None
+        if fixed:
+            blocked = fixed[0] if len(fixed) == 1 else fixed[0] | fixed[1]
+            num_free = (~blocked).sum(-1).cpu()
+        return cls(x=x, ids=ids.cpu(), given=given, padding=padding, num_free=num_free, cond=dict(cond or {}))
+
+    @property
+    def size(self) -> int:
+        return self.x.shape[0]
+
+    def free(self) -> Bool[Tensor, "B L"]:
+        """(B, L), True at positions that the process may corrupt and the objective may score."""
+        free = torch.ones_like(self.x, dtype=torch.bool)
+        if self.given is not None:
+            free = free & ~self.given
+        if self.padding is not None:
+            free = free & ~self.padding
+        return free
+
+    def free_counts(self) -> Int64[Tensor, "B"]:
+        """(B,) int64 on the CPU: how many positions of each row are free."""
+        if self.num_free is not None:
+            return self.num_free
+        return torch.full((self.size,), self.x.shape[1], dtype=torch.int64)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`; ids and counts stay on the CPU."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            x=self.x.to(device, non_blocking=True),
+            given=move(self.given),
+            padding=move(self.padding),
+            cond={name: value.to(device, non_blocking=True) for name, value in self.cond.items()},
+        )
+
+    def rows(self, index: Int64[Tensor, "N"] | slice) -> Batch:
+        """The examples at `index` (a slice, or int64 indices on the CPU), everything else kept."""
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            return tensor[index if isinstance(index, slice) else index.to(tensor.device)]
+
+        return Batch(
+            x=pick(self.x),
+            ids=pick(self.ids),
+            given=pick(self.given),
+            padding=pick(self.padding),
+            num_free=pick(self.num_free),
+            cond={name: pick(value) for name, value in self.cond.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A state of the forward process.
+
+    x: (B, L) tokens, some replaced by the mask id. masked: (B, L), True there.
+    num_masked: (B,) int64 on the CPU where the counts were drawn on the CPU, else None.
+    """
+
+    x: Int64[Tensor, "B L"]
+    masked: Bool[Tensor, "B L"]
+    num_masked: Int64[Tensor, "B"] | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum and what to divide it by, kept apart so that denominators can be summed over micro-batches and ranks.
+
+    numerator: scalar with gradient. denominator: number of scored units on the CPU (examples, tokens).
+    metrics: name -> (sum, count), scalars without gradient, added up the same way.
+    """
+
+    numerator: Float[Tensor, ""]
+    denominator: float
+    metrics: Mapping[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        return self.numerator / self.denominator
+
+
+class Denoiser(Protocol):
+    """Any network x, t -> prediction.
+
+    ``encode`` turns the conditions of a batch into what the forward needs, once per plan or prompt (None where
+    there is nothing to encode). In the forward `t` is the masked fraction (B,) of the free positions of `x`;
+    `rows` are flat indices at which the head runs; without them it runs everywhere and, if there is no
+    `readout` either, the result is (B, L, V).
+    """
+
+    def encode(self, **cond: Tensor) -> Any: ...
+
+    def __call__(
+        self,
+        x: Int[Tensor, "B L"],
+        t: Float[Tensor, "B"],
+        memo: Any,
+        *,
+        rows: Int64[Tensor, "N"] | None = None,
+        readout: Readout | None = None,
+    ) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The networks an objective may ask: the trained one, its moving average, a frozen reference."""
+
+    model: Denoiser
+    ema: Denoiser | None = None
+    reference: Denoiser | None = None
