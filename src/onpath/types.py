@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64, Shaped
@@ -92,17 +92,18 @@ class Batch:
     def rows(self, index: Int64[Tensor, "N"] | slice) -> Batch:
         """The examples at `index` (a slice, or int64 indices on the CPU), everything else kept."""
 
-        def pick(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
+        def pick(tensor: Tensor) -> Tensor:
             return tensor[index if isinstance(index, slice) else index.to(tensor.device)]
+
+        def pick_any(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else pick(tensor)
 
         return Batch(
             x=pick(self.x),
             ids=pick(self.ids),
-            given=pick(self.given),
-            padding=pick(self.padding),
-            num_free=pick(self.num_free),
+            given=pick_any(self.given),
+            padding=pick_any(self.padding),
+            num_free=pick_any(self.num_free),
             cond={name: pick(value) for name, value in self.cond.items()},
         )
 
@@ -137,6 +138,7 @@ class Loss:
         return self.numerator / self.denominator
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Any network x, t -> prediction.
 

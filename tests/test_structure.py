@@ -1,0 +1,140 @@
+"""Rules of the house that a machine can check: sizes, names, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import pkgutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import onpath
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "onpath"
+FILES = sorted(SOURCE.rglob("*.py"))
+MODULES = sorted(info.name for info in pkgutil.walk_packages(onpath.__path__, "onpath."))
+HEAVY = {"transformers", "diffusers", "peft", "datasets", "minigrid", "gymnasium", "matplotlib", "tensorboard"}
+
+MAX_FILE_LINES = 350
+MAX_FUNCTION_LINES = 60
+MAX_MEDIAN_FUNCTION_LINES = 15
+MAX_PARAMETERS = 7
+MAX_SOURCE_LINES = 9000
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def num_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def functions(path: Path) -> list[Function]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def length(function: Function) -> int:
+    return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+def num_parameters(function: Function) -> int:
+    args = function.args
+    names = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+def defined_names(module: ModuleType) -> set[str]:
+    """Public classes, functions and capitalised values that the module itself makes (no imports)."""
+    tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
+    names = {node.name for node in tree.body if isinstance(node, ast.ClassDef | Function)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return {name for name in names if not name.startswith("_")}
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_file_sizes(path: Path) -> None:
+    assert num_lines(path) <= MAX_FILE_LINES
+    too_long = {f.name: length(f) for f in functions(path) if length(f) > MAX_FUNCTION_LINES}
+    assert not too_long, f"functions over {MAX_FUNCTION_LINES} lines: {too_long}"
+    too_many = {f.name: num_parameters(f) for f in functions(path) if num_parameters(f) > MAX_PARAMETERS}
+    assert not too_many, f"functions with over {MAX_PARAMETERS} parameters: {too_many}"
+
+
+def test_whole_size() -> None:
+    lengths = [length(function) for path in FILES for function in functions(path)]
+    assert statistics.median(lengths) <= MAX_MEDIAN_FUNCTION_LINES
+    assert sum(num_lines(path) for path in FILES) < MAX_SOURCE_LINES
+
+
+def test_no_drawers() -> None:
+    assert not [path for path in FILES if path.stem in {"utils", "util", "helpers", "misc", "common"}]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_the_command_line_prints(path: Path) -> None:
+    if path == SOURCE / "cli.py":
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_equals_namespace(name: str) -> None:
+    module = importlib.import_module(name)
+    declared = getattr(module, "__all__", None)
+    if declared is None:
+        return
+    assert len(set(declared)) == len(declared)
+    for entry in declared:
+        assert getattr(module, entry) is not None
+    if not hasattr(module, "__path__"):
+        assert set(declared) == defined_names(module)
+
+
+def test_top_level_namespace() -> None:
+    declared = getattr(onpath, "__all__", [])
+    assert len(set(declared)) == len(declared)
+    for entry in declared:
+        assert getattr(onpath, entry) is not None
+    submodules = {name.split(".")[1] for name in MODULES}
+    public = {name for name in dir(onpath) if not name.startswith("_")}
+    assert public - submodules - {"annotations"} == set(declared) - submodules
+
+
+def test_import_is_light() -> None:
+    loaded = json.loads(run_python("import onpath, sys, json; print(json.dumps(sorted(sys.modules)))"))
+    assert not HEAVY & {name.split(".")[0] for name in loaded}
+
+
+def test_every_module_imports_without_the_extras() -> None:
+    modules = [name for name in MODULES if name.rsplit(".", 1)[-1] != "__main__"]
+    code = f"import importlib, sys, json\nfor name in {modules!r}: importlib.import_module(name)\n"
+    loaded = json.loads(run_python(code + "print(json.dumps(sorted(sys.modules)))"))
+    assert not HEAVY & {name.split(".")[0] for name in loaded}
+
+
+def test_help_does_not_load_torch() -> None:
+    if not (SOURCE / "cli.py").exists():
+        pytest.skip("the command line is not written yet")
+    code = (
+        "import sys, json\nsys.argv = ['onpath', '--help']\nfrom onpath.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    loaded = {name.split(".")[0] for name in json.loads(run_python(code).splitlines()[-1])}
+    assert not (HEAVY | {"torch", "numpy", "jaxtyping", "pydantic"}) & loaded
