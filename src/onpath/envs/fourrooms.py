@@ -1,0 +1,133 @@
+"""MiniGrid-FourRooms-v0 by number: 4,096 layouts, their split, and tasks drawn exactly uniformly.
+
+The two inner walls x = 9 and y = 9 of a 19 x 19 grid have four gaps with eight places each. A layout's id is its
+gaps in base eight, in the order in which the environment draws them: upper part of the wall x = 9, left and right
+part of the wall y = 9, lower part of x = 9. Agent and goal may stand in gaps too.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from onpath.envs.gridworld import Agents, Worlds
+from onpath.rng import Key, bits, integers
+
+Split = Literal["train", "validation", "test"]
+SIDE = 19
+NUM_LAYOUTS = 4096
+NUM_FREE = 260
+MAX_STEPS = 100
+LONGEST = 36  # actions of the longest shortest plan, over all 1,103,298,560 tasks
+_MIDDLE = 9
+_SHARES = {"validation": (0.0, 0.1), "test": (0.1, 0.2), "train": (0.2, 1.0)}
+
+
+def gaps_of(layout: Int64[Tensor, "B"]) -> Int64[Tensor, "B 4 2"]:
+    """The cells (x, y) of the four gaps of each layout id (0 to 4095), in the order of its digits."""
+    digits = torch.stack([layout >> shift & 7 for shift in (9, 6, 3, 0)], dim=-1)
+    middle = torch.full_like(digits[:, 0], _MIDDLE)
+    pairs = [
+        (middle, digits[:, 0] + 1),
+        (digits[:, 1] + 1, middle),
+        (digits[:, 2] + _MIDDLE + 1, middle),
+        (middle, digits[:, 3] + _MIDDLE + 1),
+    ]
+    return torch.stack([torch.stack(pair, dim=-1) for pair in pairs], dim=1)
+
+
+def walls_of(layout: Int64[Tensor, "B"]) -> Bool[Tensor, "B 19 19"]:
+    """The walls of each layout id (0 to 4095), indexed [x, y]."""
+    return _tables(str(layout.device))[0].index_select(0, layout)
+
+
+def layout_of(walls: Bool[Tensor, "B 19 19"]) -> Int64[Tensor, "B"]:
+    """The layout ids of walls; ValueError, naming the row, where they are no layout of FourRooms."""
+    free = ~walls
+    parts = [
+        free[:, _MIDDLE, 1:_MIDDLE],
+        free[:, 1:_MIDDLE, _MIDDLE],
+        free[:, _MIDDLE + 1 : -1, _MIDDLE],
+        free[:, _MIDDLE, _MIDDLE + 1 : -1],
+    ]
+    layout = sum(part.long().argmax(1) << shift for part, shift in zip(parts, (9, 6, 3, 0), strict=True))
+    wrong = (walls_of(layout) != walls).flatten(1).any(1)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"layout_of: the walls of row {int(wrong.long().argmax())} are not a layout of FourRooms; give the walls "
+            f"of a 19 x 19 grid with the inner walls x = 9 and y = 9 and one gap in each of their four parts"
+        )
+    return layout
+
+
+@lru_cache(maxsize=8)
+def _tables(device: str) -> tuple[Bool[Tensor, "4096 19 19"], Int64[Tensor, "4096 260"]]:
+    """The walls of all layouts, and their free cells as x * 19 + y in rising order."""
+    layout = torch.arange(NUM_LAYOUTS)
+    walls = torch.zeros(NUM_LAYOUTS, SIDE, SIDE, dtype=torch.bool)
+    walls[:, [0, _MIDDLE, -1]] = True
+    walls[:, :, [0, _MIDDLE, -1]] = True
+    gaps = gaps_of(layout)
+    walls[layout[:, None], gaps[..., 0], gaps[..., 1]] = False
+    cells = (~walls).flatten(1).nonzero()[:, 1].view(NUM_LAYOUTS, NUM_FREE)
+    return walls.to(device), cells.to(device)
+
+
+def orbits() -> Int64[Tensor, "4096"]:
+    """For each layout the smallest id among its eight rotations and reflections, which names its orbit."""
+    walls = _tables("cpu")[0]
+    images = [torch.rot90(w, turns, (1, 2)) for w in (walls, walls.flip(1)) for turns in range(4)]
+    return torch.stack([layout_of(image) for image in images]).amin(0)
+
+
+@lru_cache(maxsize=8)
+def layouts(split: Split, device: str = "cpu") -> Int64[Tensor, "N"]:
+    """The layout ids of a split, rising: about 80 % train, 10 % validation, 10 % test.
+
+    A layout is assigned by a hash of its orbit under rotations and reflections, so neither a layout nor the
+    mirror image of one stands in two splits.
+    """
+    if split not in _SHARES:
+        raise ValueError(f"layouts: split is {split!r}; allowed are {', '.join(sorted(_SHARES))}")
+    low, high = _SHARES[split]
+    place = bits(Key(purpose="fourrooms/split"), orbits()).double() / 2**32
+    return ((place >= low) & (place < high)).nonzero()[:, 0].to(device)
+
+
+def tasks(
+    split: Split, key: Key, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu"
+) -> tuple[Worlds, Agents]:
+    """Task number ``ids[b]`` of the stream `key`: uniform over the layouts of the split, the 260 cells for the goal,
+    the other 259 for the agent, and its four directions.
+
+    >>> worlds, agents = tasks("test", Key(seed=1), torch.arange(5))
+    >>> worlds.walls.shape, agents.direction.shape
+    (torch.Size([5, 19, 19]), torch.Size([5]))
+    """
+    ids = ids.to(device)
+    choices = layouts(split, str(ids.device))
+    key = key.fold("tasks")
+    layout = choices[integers(key.fold("layout"), ids, (), len(choices))]
+    goal = integers(key.fold("goal"), ids, (), NUM_FREE)
+    cell = _tables(str(ids.device))[1][layout, goal]
+    worlds = Worlds(walls_of(layout), torch.stack([cell // SIDE, cell % SIDE], dim=-1))
+    return worlds, starts(worlds, key, ids)
+
+
+def starts(worlds: Worlds, key: Key, ids: Int64[Tensor, "B"]) -> Agents:
+    """Agents drawn uniformly over the 259 free cells that are not the goal, and over directions."""
+    cells = _tables(str(ids.device))[1].index_select(0, layout_of(worlds.walls))
+    index = integers(key.fold("start"), ids, (), NUM_FREE - 1)
+    goal = worlds.goal[:, 0] * SIDE + worlds.goal[:, 1]
+    index = index + (cells.gather(1, index[:, None])[:, 0] >= goal).long()  # the cells rise: skip the goal's
+    cell = cells.gather(1, index[:, None])[:, 0]
+    return Agents(torch.stack([cell // SIDE, cell % SIDE], dim=-1), integers(key.fold("direction"), ids, (), 4))
+
+
+def reward(num_steps: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """fp64 reward for reaching the goal with the `num_steps`-th action: 1 - 0.9 t / 100."""
+    return 1 - 0.9 * num_steps.double() / MAX_STEPS
