@@ -75,6 +75,10 @@ class Batch:
             return self.num_free
         return torch.full((self.size,), self.x.shape[1], dtype=torch.int64)
 
+    def conditions(self) -> dict[str, Tensor]:
+        """What ``Denoiser.encode`` receives: the conditions, and the padding where there is any."""
+        return {**self.cond, **({} if self.padding is None else {"padding": self.padding})}
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; ids and counts stay on the CPU."""
 
@@ -125,12 +129,13 @@ class Noisy:
 class Loss:
     """A sum and what to divide it by, kept apart so that denominators can be summed over micro-batches and ranks.
 
-    numerator: scalar with gradient. denominator: number of scored units on the CPU (examples, tokens).
+    numerator: scalar with gradient. denominator: number of scored units (examples, tokens); a tensor only
+    where it is not known on the host.
     metrics: name -> (sum, count), scalars without gradient, added up the same way.
     """
 
     numerator: Float[Tensor, ""]
-    denominator: float
+    denominator: float | Tensor
     metrics: Mapping[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
 
     @property
@@ -143,7 +148,8 @@ class Denoiser(Protocol):
     """Any network x, t -> prediction.
 
     ``encode`` turns the conditions of a batch into what the forward needs, once per plan or prompt (None where
-    there is nothing to encode). In the forward `t` is the masked fraction (B,) of the free positions of `x`;
+    there is nothing to encode). A memo of B rows serves x of m·B rows: row i uses memo row i mod B, so that
+    several corruptions or samples of an example share one encoding. In the forward `t` is the masked fraction (B,) of the free positions of `x`;
     `rows` are flat indices at which the head runs; without them it runs everywhere and, if there is no
     `readout` either, the result is (B, L, V).
     """

@@ -1,0 +1,112 @@
+"""The objective noun, and the one way in which token objectives score a network: cross-entropy at chosen rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from onpath import rng
+from onpath.processes.base import Process
+from onpath.processes.masking import Masking
+from onpath.types import Batch, Denoiser, Loss, Nets, Noisy
+
+_GOLDEN = 0x61C88647  # 2**32 divided by the square of the golden ratio
+
+
+class Objective(ABC):
+    """What is minimised. ``objective(nets, batch, key, step)`` is a pure function of its arguments."""
+
+    process: Process
+
+    @abstractmethod
+    def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
+        """The loss of a batch; `key` is the stream of this optimizer step and `step` drives the ramps."""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Cross-entropy and hits at N rows. nats, hit: (N,); example: (N,) index of each row's example."""
+
+    nats: Float[Tensor, "N"]
+    hit: Bool[Tensor, "N"]
+    example: Int64[Tensor, "N"]
+
+
+def stratified(key: rng.Key, ids: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """One uniform in [0, 1) for each example, fp64, low-discrepancy over any run of consecutive ids.
+
+    An additive recurrence of the golden ratio with a random shift from `key`: each draw alone is uniform, and a
+    batch covers [0, 1) evenly however it is cut over ranks and micro-batches.
+    """
+    shift = rng.bits(key.fold("strata"), torch.zeros(1, dtype=torch.int64))
+    word = ((ids & 0xFFFFFFFF) * _GOLDEN + shift) & 0xFFFFFFFF
+    return word.double() / 2.0**32
+
+
+def masked_rows(noisy: Noisy) -> Int64[Tensor, "N"]:
+    """Flat indices of the masked positions; no host sync where their number is known on the host.
+
+    Without known counts on a GPU every position is returned; its caller weights the unmasked ones by 0.
+    """
+    flat = noisy.masked.flatten()
+    if noisy.num_masked is not None:
+        return torch.nonzero_static(flat, size=int(noisy.num_masked.sum()))[:, 0]
+    if flat.device.type == "cpu":
+        return flat.nonzero()[:, 0]
+    return torch.arange(flat.numel(), device=flat.device)
+
+
+def score_masked(process: Masking, denoiser: Denoiser, batch: Batch, noisy: Noisy) -> TokenScores:
+    """Cross-entropy of the clean tokens at the masked positions, the head running there only.
+
+    `noisy` may hold m·B rows for a batch of B: several corruptions of the same examples share one encoding.
+    """
+    length = batch.x.shape[1]
+    copies = noisy.x.shape[0] // batch.size
+    targets = batch.x.repeat(copies, 1).flatten()
+    rows = masked_rows(noisy)
+    counts = noisy.masked.sum(-1) if noisy.num_masked is None else noisy.num_masked.to(noisy.x.device)
+
+    def readout(logits: Float[Tensor, "N V"], chunk: Int64[Tensor, "N"]) -> tuple[Tensor, Tensor]:
+        logits = logits.float()
+        target = targets[chunk]
+        return F.cross_entropy(logits, target, reduction="none"), logits.detach().argmax(-1) == target
+
+    memo = denoiser.encode(**batch.conditions())
+    nats, hit = denoiser(noisy.x, process.masked_fraction(batch, counts), memo, rows=rows, readout=readout)
+    if len(rows) == noisy.masked.numel() and noisy.num_masked is None:
+        keep = noisy.masked.flatten()
+        nats, hit = nats * keep, hit & keep
+    return TokenScores(nats, hit, rows // length)
+
+
+def stack_noisy(states: list[Noisy]) -> Noisy:
+    """Several corruptions of the same batch under each other, (m·B, L)."""
+    counts = [state.num_masked for state in states]
+    known = torch.cat([c for c in counts if c is not None]) if all(c is not None for c in counts) else None
+    return Noisy(torch.cat([s.x for s in states]), torch.cat([s.masked for s in states]), known)
+
+
+def dropped(process: Masking, batch: Batch, probability: float, key: rng.Key) -> Batch:
+    """The batch with the conditions of a share of its examples dropped, so that guidance has a second branch."""
+    if probability == 0.0:
+        return batch
+    draws = rng.uniform(key.fold("condition_dropout"), batch.ids)
+    return process.unconditional(batch, (draws < probability).to(batch.x.device))
+
+
+def token_metrics(scores: TokenScores, noisy: Noisy, batch: Batch) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+    """The figures that every token objective reports, as (sum, count) pairs."""
+    num_masked = noisy.masked.sum() if noisy.num_masked is None else float(noisy.num_masked.sum())
+    num_free = float(batch.free_counts().sum()) * (noisy.x.shape[0] // batch.size)
+    return {
+        "accuracy": (scores.hit.sum().detach(), num_masked),
+        "masked_cross_entropy": (scores.nats.detach().sum(), num_masked),
+        "masked_share": (num_masked, num_free),
+        "num_masked": (num_masked, 1.0),
+    }

@@ -1,0 +1,55 @@
+"""Plain cross-entropy on masked tokens, with a curriculum over the mask ratio. A training loss, not a bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from onpath import rng
+from onpath.objectives.base import Objective, dropped, score_masked, stratified, token_metrics
+from onpath.processes.masking import Masking
+from onpath.ramps import Ramp, as_ramp
+from onpath.types import Batch, Loss, Nets
+
+
+@dataclass(frozen=True)
+class MaskedCrossEntropy(Objective):
+    """Mean cross-entropy over masked tokens; the ratio is low + (high - low)·mask_ratio(t), t uniform.
+
+    low, high: bounds of the mask ratio, numbers or ramps over optimizer steps. Sampling starts fully masked, so a
+    `high` that ends below 1 never trains the first state of a generation: it is refused unless `partial` is set.
+    exact: mask a fixed number of tokens for a ratio instead of one coin a position.
+    condition_dropout: share of examples trained without their condition, for guidance.
+    Never reported as a NELBO; see ``ContinuousNELBO`` for the bound.
+    """
+
+    process: Masking
+    low: float | Ramp = 0.0
+    high: float | Ramp = 1.0
+    partial: bool = False
+    exact: bool = True
+    condition_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        final = as_ramp(self.high).value(2**62)
+        if not self.partial and final < 1.0:
+            raise ValueError(
+                f"masked cross-entropy: high ends at {final}, so the fully masked state from which sampling starts is "
+                "never trained. Let it reach 1.0, or set partial: true if that is what you want"
+            )
+
+    def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
+        low, high = as_ramp(self.low).value(step), as_ramp(self.high).value(step)
+        t = stratified(key, batch.ids)
+        ratio = low + (high - low) * self.process.schedule.mask_ratio(t)
+        if self.exact:
+            num_masked = torch.ceil(ratio * batch.free_counts()).long().clamp_min(1)
+            num_masked = torch.minimum(num_masked, batch.free_counts())
+            noisy = self.process.corrupt_count(batch, num_masked, key.fold("corrupt"))
+        else:
+            noisy = self.process.corrupt_ratio(batch, ratio.float().to(batch.x.device), key.fold("corrupt"))
+        conditioned = dropped(self.process, batch, self.condition_dropout, key)
+        scores = score_masked(self.process, nets.model, conditioned, noisy)
+        metrics = token_metrics(scores, noisy, batch)
+        return Loss(scores.nats.sum(), metrics["num_masked"][0], metrics)

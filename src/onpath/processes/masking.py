@@ -1,0 +1,94 @@
+"""Absorbing-state (masked) diffusion: a position keeps its token with probability alpha(t), else it is [MASK]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from onpath import rng
+from onpath.processes.base import Process
+from onpath.schedules import Schedule
+from onpath.types import Batch, Noisy
+
+
+@dataclass(frozen=True)
+class Masking(Process):
+    """Masked diffusion on a schedule. Given positions and padding are never touched.
+
+    schedule: alpha(t), the one schedule of the run. mask_id: the id of [MASK].
+    Source: MDLM, arXiv:2406.07524, Eq. 3 and 5.
+    """
+
+    schedule: Schedule
+    mask_id: int
+
+    def prior(self, batch: Batch) -> Noisy:
+        """All free positions masked."""
+        free = batch.free()
+        return Noisy(batch.x.masked_fill(free, self.mask_id), free, batch.free_counts())
+
+    def corrupt(self, batch: Batch, t: Float[Tensor, "B"] | Float[Tensor, "B L"], key: rng.Key) -> Noisy:
+        """Masks each free position independently with probability 1 - alpha(t); t is (B,) or (B, L), any device."""
+        ratio = self.schedule.mask_ratio(t.to(batch.x.device))
+        return self.corrupt_ratio(batch, ratio, key)
+
+    def corrupt_ratio(self, batch: Batch, ratio: Float[Tensor, "B"] | Float[Tensor, "B L"], key: rng.Key) -> Noisy:
+        """Masks each free position independently with a probability in [0, 1] that needs no time."""
+        draws = rng.uniform(key, batch.ids.to(batch.x.device), (batch.x.shape[1],))
+        masked = (draws < (ratio if ratio.dim() == 2 else ratio[:, None])) & batch.free()
+        return Noisy(batch.x.masked_fill(masked, self.mask_id), masked)
+
+    def corrupt_count(self, batch: Batch, num_masked: Int64[Tensor, "B"], key: rng.Key) -> Noisy:
+        """Masks exactly `num_masked` (B,) free positions of each row, a uniform subset of that size.
+
+        The same key ranks the positions in the same order whatever the count, so a smaller count masks a subset.
+        """
+        ranks = self.ranks(batch, key)
+        masked = ranks < num_masked.to(ranks.device)[:, None]
+        counts = num_masked if num_masked.device.type == "cpu" else None
+        return Noisy(batch.x.masked_fill(masked, self.mask_id), masked, counts)
+
+    def ranks(self, batch: Batch, key: rng.Key) -> Int64[Tensor, "B L"]:
+        """(B, L): a uniformly random order of the free positions, from 0; the other positions come after them."""
+        length = batch.x.shape[1]
+        free = batch.free()
+        words = rng.bits(key, batch.ids.to(free.device), (length,))
+        position = torch.arange(length, device=free.device)
+        unique = torch.where(free, words, 1 << 32) * length + position
+        return unique.argsort(-1).argsort(-1)
+
+    def reveal_probability(self, t: Float[Tensor, "*b"], s: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """(alpha(s) - alpha(t)) / (1 - alpha(t)): the chance that a masked position is revealed between t and s < t.
+
+        0 where nothing is masked at t. Source: MDLM, arXiv:2406.07524, Eq. 6.
+        """
+        ratio_t, ratio_s = self.schedule.mask_ratio(t), self.schedule.mask_ratio(s)
+        return torch.where(ratio_t > 0, (ratio_t - ratio_s) / ratio_t.clamp_min(1e-30), 0.0)
+
+    def scheduled_count(self, t: Float[Tensor, "B"], num_free: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+        """Positions out of `num_free` that a sampler with fixed counts keeps masked at t: L·mask_ratio(t), rounded."""
+        # half a unit less a little: a tie such as 40·0.0125 must not fall on either side by rounding of the ratio
+        return (self.schedule.mask_ratio(t.double()) * num_free + (0.5 - 1e-9)).long()
+
+    def masked_fraction(self, batch: Batch, num_masked: Int64[Tensor, "M"]) -> Float[Tensor, "M"]:
+        """Masked share of the free positions, the time that a network receives; M is a multiple of B."""
+        free = batch.free_counts().to(num_masked.device).clamp_min(1)
+        return num_masked / free.repeat(len(num_masked) // batch.size)
+
+    def unconditional(self, batch: Batch, rows: Bool[Tensor, "B"] | None = None) -> Batch:
+        """Without its conditions (``cond["drop"]`` is True there); a batch without any loses its given tokens instead.
+
+        Raises ValueError where there is neither a condition nor a given position.
+        """
+        drop = torch.ones(batch.size, dtype=torch.bool, device=batch.x.device) if rows is None else rows
+        if batch.cond:
+            return replace(batch, cond={**batch.cond, "drop": drop})
+        if batch.given is None:
+            raise ValueError(
+                "guidance or condition drop-out was asked for, but the batch has neither conditions nor given "
+                "positions; set guidance and condition_dropout to 0"
+            )
+        return replace(batch, x=batch.x.masked_fill(batch.given & drop[:, None], self.mask_id))

@@ -1,0 +1,172 @@
+"""The one denoising loop, and the sampler noun that it drives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from onpath import rng
+from onpath.processes.masking import Masking
+from onpath.sampling.grids import Grid
+from onpath.types import Batch, Denoiser
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Settings that may differ from row to row of one forward; None leaves the sampler's own.
+
+    temperature, guidance: (B,) on the device of the batch. reveal: (B,) int64 on the CPU, reveals at each step.
+    """
+
+    temperature: Float[Tensor, "B"] | None = None
+    guidance: Float[Tensor, "B"] | None = None
+    reveal: Int64[Tensor, "B"] | None = None
+
+    def rows(self, index: Int64[Tensor, "N"]) -> Knobs:
+        return Knobs(**{f.name: _pick(getattr(self, f.name), index) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a generation stands.
+
+    x: (B, L) tokens. masked: (B, L). num_masked: (B,) int64 on the CPU, where the counts are fixed ahead, else None.
+    revealed_at: (B, L) step of the reveal, -1 where given or not yet revealed. confidence: (B, L) probability of
+    the token at its reveal. num_forwards: (B,) int64 on the CPU, rows through the network (guided ones count twice).
+    batch, memo: the request and its encoding (2B rows of memo when guided).
+    """
+
+    x: Int64[Tensor, "B L"]
+    masked: Bool[Tensor, "B L"]
+    num_masked: Int64[Tensor, "B"] | None
+    revealed_at: Int64[Tensor, "B L"]
+    confidence: Float[Tensor, "B L"]
+    num_forwards: Int64[Tensor, "B"]
+    step: int
+    batch: Batch
+    memo: Any
+
+    def rows(self, index: Int64[Tensor, "N"]) -> State:
+        """The state of the rows at `index` (int64 on the CPU)."""
+        guided = _leading(self.memo) == 2 * self.batch.size
+        memo_index = torch.cat([index, index + self.batch.size]) if guided else index
+        return State(
+            x=_pick(self.x, index),
+            masked=_pick(self.masked, index),
+            num_masked=_pick(self.num_masked, index),
+            revealed_at=_pick(self.revealed_at, index),
+            confidence=_pick(self.confidence, index),
+            num_forwards=_pick(self.num_forwards, index),
+            step=self.step,
+            batch=self.batch.rows(index),
+            memo=_map_memo(self.memo, memo_index),
+        )
+
+    def merged(self, part: State, index: Int64[Tensor, "N"]) -> State:
+        """This state with the rows at `index` taken from `part`."""
+
+        def put(whole: Tensor | None, rows: Tensor | None) -> Tensor | None:
+            if whole is None or rows is None:
+                return None
+            return whole.index_copy(0, index.to(whole.device), rows)
+
+        return replace(
+            self,
+            x=put(self.x, part.x),
+            masked=put(self.masked, part.masked),
+            num_masked=put(self.num_masked, part.num_masked),
+            revealed_at=put(self.revealed_at, part.revealed_at),
+            confidence=put(self.confidence, part.confidence),
+            num_forwards=put(self.num_forwards, part.num_forwards),
+            step=part.step,
+        )
+
+
+class Sampler(ABC):
+    """How to go from t to s. Frozen; ``init`` and a pure ``step`` carry everything in the state."""
+
+    @abstractmethod
+    def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
+        """The state at the prior, the request encoded."""
+
+    @abstractmethod
+    def step(
+        self, process: Masking, denoiser: Denoiser, state: State, times: tuple[Any, Any], key: rng.Key, knobs: Knobs
+    ) -> State:
+        """The state at s from the one at t; `times` is (t, s), floats or (B,) CPU tensors with s < t."""
+
+    @abstractmethod
+    def finishes_early(self) -> bool:
+        """Whether rows may be done before the last step, so that it pays to leave them out."""
+
+
+def walk(
+    denoiser: Denoiser,
+    process: Masking,
+    sampler: Sampler,
+    grid: Grid,
+    batch: Batch,
+    key: rng.Key,
+    knobs: Knobs | None = None,
+) -> Iterator[State]:
+    """Yields the state at every time of the grid, the prior first: the denoising loop of the whole package."""
+    knobs = knobs or Knobs()
+    with torch.no_grad():
+        state = sampler.init(process, denoiser, batch, knobs)
+    yield state
+    # looking for finished rows needs their number on the host, which on a GPU would stall every step
+    compact = sampler.finishes_early() and batch.x.device.type == "cpu"
+    for index, times in enumerate(pairwise(grid.times(process.schedule))):
+        with torch.no_grad():
+            active = state.masked.any(1).nonzero()[:, 0] if compact else None
+            if active is None or len(active) == batch.size:
+                state = sampler.step(process, denoiser, state, times, key.at(index), knobs)
+            elif len(active) == 0:
+                return
+            else:
+                part = sampler.step(process, denoiser, state.rows(active), times, key.at(index), knobs.rows(active))
+                state = state.merged(part, active)
+        yield state
+
+
+def sample(
+    denoiser: Denoiser,
+    process: Masking,
+    sampler: Sampler,
+    grid: Grid,
+    batch: Batch,
+    key: rng.Key,
+    knobs: Knobs | None = None,
+) -> State:
+    """The state at the data end of the grid. `batch` says what is given, padded and conditioned on.
+
+    >>> # state = sample(policy, process, Unmasking(), UniformGrid(10), batch, Key(0)); plans = state.x
+    """
+    state = None
+    for state in walk(denoiser, process, sampler, grid, batch, key, knobs):
+        pass
+    assert state is not None
+    return state
+
+
+def _pick(tensor: Tensor | None, index: Int64[Tensor, "N"]) -> Any:
+    return None if tensor is None else tensor[index.to(tensor.device)]
+
+
+def _map_memo(memo: Any, index: Int64[Tensor, "N"]) -> Any:
+    if isinstance(memo, tuple):
+        return tuple(_map_memo(part, index) for part in memo)
+    return _pick(memo, index)
+
+
+def _leading(memo: Any) -> int:
+    while isinstance(memo, tuple):
+        memo = memo[0]
+    return 0 if memo is None else memo.shape[0]

@@ -1,0 +1,102 @@
+"""What is done with the logits of a row: guidance, the choice of a token, and how sure the network is of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Draws from softmax(logits / temperature), restricted to the `top_k` likeliest tokens and the `top_p` nucleus.
+
+    temperature: 0 or more; 0 is greedy, the likeliest token. top_k: 0 keeps all. top_p in (0, 1]: 1 keeps all.
+    Source of the nucleus: Holtzman et al., arXiv:1904.09751.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"token choice: temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}; needed are "
+                "temperature >= 0 (0 is greedy), top_k >= 0 (0 is off), 0 < top_p <= 1 (1 is off)"
+            )
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            raise ValueError("token choice: temperature 0 takes the likeliest token, so top_k and top_p have no effect")
+
+    @property
+    def restricted(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1.0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Chosen tokens of N rows. token: (N,). confidence: their probability. margin: first minus second. entropy: nats.
+
+    log_prob: of the token under the distribution that it was drawn from.
+    """
+
+    token: Int64[Tensor, "N"]
+    confidence: Float[Tensor, "N"]
+    margin: Float[Tensor, "N"]
+    entropy: Float[Tensor, "N"]
+
+
+def guided(logits: Float[Tensor, "N2 V"], weight: Float[Tensor, "N"]) -> Float[Tensor, "N V"]:
+    """(1 + w)·cond - w·uncond of rows that alternate between the two branches.
+
+    Source: classifier-free guidance, arXiv:2207.12598, Eq. 6.
+    """
+    cond, uncond = logits[0::2].float(), logits[1::2].float()
+    return cond + weight[:, None] * (cond - uncond)
+
+
+def draw(
+    logits: Float[Tensor, "N V"],
+    words: Int64[Tensor, "N"] | None,
+    choice: Categorical,
+    temperature: Float[Tensor, "N"] | None,
+) -> Drawn:
+    """One token a row and the network's certainty of it, by inverse CDF with one 32-bit word a row.
+
+    words: (N,) in [0, 2**32), None for greedy rows only. temperature: (N,), in place of the one of `choice`.
+    The confidence, margin and entropy are those of softmax(logits), whatever the temperature.
+    """
+    log_probs = logits.float().log_softmax(-1)
+    probs = log_probs.exp()
+    best = probs.topk(min(2, probs.shape[-1]), dim=-1)
+    token = best.indices[:, 0]
+    if words is not None:
+        heat = torch.full_like(probs[:, 0], choice.temperature) if temperature is None else temperature
+        drawn = _inverse_cdf(_restrict(log_probs / heat.clamp_min(1e-6)[:, None], choice), words)
+        token = torch.where(heat > 0, drawn, token)
+    confidence = probs.gather(-1, token[:, None])[:, 0]
+    margin = best.values[:, 0] - best.values[:, -1]
+    entropy = -(probs * log_probs.clamp_min(-1e4)).sum(-1)
+    return Drawn(token, confidence, margin, entropy)
+
+
+def _restrict(logits: Float[Tensor, "N V"], choice: Categorical) -> Float[Tensor, "N V"]:
+    if not choice.restricted:
+        return logits
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if choice.top_k:
+        keep[:, choice.top_k :] = False
+    if choice.top_p < 1.0:
+        probs = ordered.masked_fill(~keep, -torch.inf).softmax(-1)
+        keep &= probs.cumsum(-1) - probs < choice.top_p  # the first token always stays
+    return logits.masked_fill(~keep.gather(-1, index.argsort(-1)), -torch.inf)
+
+
+def _inverse_cdf(logits: Float[Tensor, "N V"], words: Int64[Tensor, "N"]) -> Int64[Tensor, "N"]:
+    # fp64: in fp32 the running sum loses a flat tail of probabilities near 5e-5
+    cdf = logits.double().softmax(-1).cumsum(-1)
+    level = (words.double() + 0.5) * 2.0**-32 * cdf[:, -1]
+    return torch.searchsorted(cdf, level[:, None], right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
