@@ -58,13 +58,13 @@ class Plans:
     actions: Int64[Tensor, "N L"]
     num_actions: Int64[Tensor, "N"]
     optimal: UInt8[Tensor, "N L"]
-    path: Int64[Tensor, "N L_plus_1"]
+    path: Int64[Tensor, "N L+1"]
     end_id: int
     shape: tuple[int, int]
 
     def agents(self, step: Int64[Tensor, "N"]) -> Agents:
         """The agents after the first ``step[n]`` actions of plan n (0 to L)."""
-        return _unpack(self.path.gather(1, step[:, None])[:, 0], self.shape)
+        return unpack(self.path.gather(1, step[:, None])[:, 0], self.shape)
 
     def suffix(self, first: Int64[Tensor, "N"]) -> Plans:
         """The plans without their first ``first[n]`` actions; the rest of a shortest plan is a shortest plan."""
@@ -214,43 +214,41 @@ def _walk(
     coins: Int64[Tensor, "N L"] | None,
 ) -> Plans:
     """Goes down the layers: an action is optimal where it leads to a state that needs one action less."""
-    layers, _, width, size = field.reached.shape
-    device, count, shape = remaining.device, agents.size, (width, field.height)
-    words, successors = field.reached.view(-1), _successors(shape, str(device))
-    choice = _choices(canvas.end_id, str(device))
-    shift = _row_bits(field.height)
-    world = _world(field, agents)
-    state = _pack(agents, shape)
-    actions = torch.full((canvas.length, count), canvas.end_id, dtype=torch.int64, device=device)
-    optimal = torch.zeros(canvas.length, count, dtype=torch.uint8, device=device)
-    path = torch.empty(canvas.length + 1, count, dtype=torch.int64, device=device)
-    weights = torch.tensor([[1], [2], [4]], device=device)
+    width, size = field.reached.shape[2:]
+    device, shape = remaining.device, (width, field.height)
+    words, successors, weights = field.reached.view(-1), *_tables(shape, str(device))
+    picks = _picks(drawn=coins is not None, device=str(device))
+    shift, world, state = _row_bits(field.height), _world(field, agents), pack(agents, shape)
+    actions = torch.full((canvas.length, len(state)), _STAY, device=device)
+    optimal = torch.zeros(canvas.length, len(state), dtype=torch.uint8, device=device)
+    path = torch.empty(canvas.length + 1, len(state), dtype=torch.int64, device=device)
     for t in range(canvas.steps):
         path[t] = state
         left = remaining - t
-        nexts = successors.index_select(1, state)
-        index = (nexts[:3] >> shift) * size + ((left - 1).clamp(min=0) * (4 * width * size) + world)
-        word = words.take(index)
-        mask = (((word >> (nexts[:3] & (1 << shift) - 1)) & 1) * weights).sum(0) * (left > 0)
+        after = successors.index_select(1, state)
+        layer = (left - 1).clamp(min=0) * (4 * width * size) + world
+        word = words.take((after[:3] >> shift) * size + layer)
+        mask = ((word >> (after[:3] & (1 << shift) - 1) & 1) * weights).sum(0) * (left > 0)
         optimal[t] = mask
-        coin = coins[:, t] if coins is not None else 0
-        chosen = choice[0].take(mask * 6 + coin) if coins is not None else choice[1].index_select(0, mask)
-        actions[t] = torch.where(chosen == _STAY, canvas.end_id, chosen)
-        state = nexts.gather(0, chosen[None])[0]
+        actions[t] = picks.take(mask if coins is None else mask * 6 + coins[:, t])
+        state = after.gather(0, actions[t : t + 1])[0]
     path[canvas.steps :] = state
-    return Plans(actions.T, remaining, optimal.T, path.T, canvas.end_id, shape)
+    ended = torch.arange(canvas.length, device=device)[:, None] >= remaining
+    return Plans(actions.masked_fill_(ended, canvas.end_id).T, remaining, optimal.T, path.T, canvas.end_id, shape)
 
 
 def _row_bits(height: int) -> int:
     return max(1, (height - 1).bit_length())
 
 
-def _pack(agents: Agents, shape: tuple[int, int]) -> Int64[Tensor, "N"]:
+def pack(agents: Agents, shape: tuple[int, int]) -> Int64[Tensor, "N"]:
+    """One integer for each state (x, y, direction) of a grid of shape (W, H); y in the low bits."""
     x, y = agents.position.unbind(-1)
     return ((agents.direction * shape[0] + x) << _row_bits(shape[1])) + y
 
 
-def _unpack(state: Int64[Tensor, "N"], shape: tuple[int, int]) -> Agents:
+def unpack(state: Int64[Tensor, "N"], shape: tuple[int, int]) -> Agents:
+    """The inverse of `pack`."""
     shift = _row_bits(shape[1])
     column = state >> shift
     position = torch.stack([column % shape[0], state & (1 << shift) - 1], dim=-1)
@@ -258,24 +256,23 @@ def _unpack(state: Int64[Tensor, "N"], shape: tuple[int, int]) -> Agents:
 
 
 @lru_cache(maxsize=32)
-def _successors(shape: tuple[int, int], device: str) -> Int64[Tensor, "4 S"]:
-    """Packed states after left, right, forward (the rim stops it; walls are for the caller), and nothing."""
+def _tables(shape: tuple[int, int], device: str) -> tuple[Int64[Tensor, "4 S"], Int64[Tensor, "3 1"]]:
+    """Packed states after left, right, forward (the rim stops it, walls are for the caller) and nothing; the bits."""
     width, height = shape
     state = torch.arange(4 * width << _row_bits(height))
-    agents = _unpack(state, shape)
+    agents = unpack(state, shape)
     ahead = torch.tensor([[1, 0], [0, 1], [-1, 0], [0, -1]])[agents.direction]
     moved = (agents.position + ahead).clamp(min=torch.tensor([0, 0]), max=torch.tensor([width - 1, height - 1]))
-    after = {
-        LEFT: Agents(agents.position, (agents.direction - 1) % 4),
-        RIGHT: Agents(agents.position, (agents.direction + 1) % 4),
-        FORWARD: Agents(moved, agents.direction),
-    }
-    return torch.stack([*(_pack(after[action], shape) for action in (LEFT, RIGHT, FORWARD)), state]).to(device)
+    left = pack(Agents(agents.position, (agents.direction - 1) % 4), shape)
+    right = pack(Agents(agents.position, (agents.direction + 1) % 4), shape)
+    after = torch.stack([left, right, pack(Agents(moved, agents.direction), shape), state])
+    return after.to(device), torch.tensor([[1 << LEFT], [1 << RIGHT], [1 << FORWARD]], device=device)
 
 
 @lru_cache(maxsize=8)
-def _choices(end_id: int, device: str) -> tuple[Int64[Tensor, "48"], Int64[Tensor, "8"]]:
-    """The action for a mask of optimal ones: by a coin of six sides (1, 2 and 3 divide it), and canonical."""
+def _picks(drawn: bool, device: str) -> Int64[Tensor, "S"]:
+    """The action for each mask of optimal ones: canonical, or by a coin of six sides, as 1, 2 and 3 divide six."""
     options = [[a for a in (FORWARD, LEFT, RIGHT) if mask >> a & 1] or [_STAY] for mask in range(8)]
-    coins = torch.tensor([row[coin % len(row)] for row in options for coin in range(6)], device=device)
-    return coins, torch.tensor([row[0] for row in options], device=device)
+    if not drawn:
+        return torch.tensor([row[0] for row in options], device=device)
+    return torch.tensor([row[coin % len(row)] for row in options for coin in range(6)], device=device)

@@ -98,9 +98,7 @@ def layouts(split: Split, device: str = "cpu") -> Int64[Tensor, "N"]:
     return ((place >= low) & (place < high)).nonzero()[:, 0].to(device)
 
 
-def tasks(
-    split: Split, key: Key, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu"
-) -> tuple[Worlds, Agents]:
+def tasks(split: Split, key: Key, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> tuple[Worlds, Agents]:
     """Task number ``ids[b]`` of the stream `key`: uniform over the layouts of the split, the 260 cells for the goal,
     the other 259 for the agent, and its four directions.
 

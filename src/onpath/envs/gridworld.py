@@ -76,6 +76,14 @@ def step(worlds: Worlds, agents: Agents, action: Int64[Tensor, "B"]) -> Agents:
     return Agents(position, direction)
 
 
+def follow(worlds: Worlds, agents: Agents, actions: Int64[Tensor, "B L"], num_actions: Int64[Tensor, "B"]) -> Agents:
+    """The agents after the first ``num_actions[b]`` actions of row b; nothing ends at the goal."""
+    for t in range(int(num_actions.max()) if len(num_actions) else 0):
+        idle = t >= num_actions
+        agents = step(worlds, agents, actions[:, t].masked_fill(idle, FORWARD + 1))
+    return agents
+
+
 def at_goal(worlds: Worlds, agents: Agents) -> Bool[Tensor, "B"]:
     """(B,), True where the agent stands on its goal."""
     return (worlds.goal == agents.position).all(-1)
@@ -90,7 +98,7 @@ def observe(worlds: Worlds, agents: Agents) -> UInt8[Tensor, "B W H 3"]:
     image = torch.stack([walls + EMPTY, walls * _WALL_COLOUR, torch.zeros_like(walls)], dim=-1)
     row = torch.arange(worlds.size, device=walls.device)
     image[row, worlds.goal[:, 0], worlds.goal[:, 1]] = image.new_tensor([GOAL, _GOAL_COLOUR, 0])
-    agent = torch.zeros_like(agents.position.new_empty(worlds.size, 3), dtype=torch.uint8)
+    agent = image.new_zeros(worlds.size, 3)
     agent[:, 0] = AGENT
     agent[:, 2] = agents.direction.to(torch.uint8)
     image[row, agents.position[:, 0], agents.position[:, 1]] = agent
