@@ -1,29 +1,49 @@
-"""Action sequences as training examples: an endless exact expert on FourRooms, and a user's own files."""
+"""Action sequences as training examples: an exact expert on FourRooms, and a user's own files.
+
+Tokens are the actions 0 … num_actions-1 and END = num_actions, which fills the canvas after the last action and
+is corrupted and supervised like any action. Conditions: "image" uint8 (B, W, H, 3) and "direction" int64 (B,).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from onpath.data.source import Source, Spec
-from onpath.envs import expert, fourrooms, gridworld
+from onpath.data.trajectory_files import Trajectories, load
+from onpath.envs import expert, fourrooms, gridworld, symmetry
 from onpath.envs.expert import Plans, Ties
 from onpath.envs.fourrooms import Split
-from onpath.envs.gridworld import Agents, Worlds
-from onpath.rng import Key, uniform
+from onpath.envs.gridworld import AGENT, EMPTY, GOAL, Agents, Worlds
+from onpath.rng import Key, bits, integers, uniform
 from onpath.types import Batch
+
+_PURPOSE = "trajectories"
 
 
 @dataclass(frozen=True)
 class FourRoomsExpert(Source):
-    """Endless shortest plans on FourRooms, made when asked for; example n is a pure function of n.
+    """Shortest plans on FourRooms, made when they are asked for; example n is a pure function of n.
 
-    Tokens are the actions 0 … num_actions-1 and END = num_actions, which fills the canvas after the plan and is
-    corrupted and supervised like any action. Conditions: "image" uint8 (B, 19, 19, 3) and "direction" int64 (B,).
+    split: train, validation or test layouts. num_actions: 3 to 7, the actions that may be emitted (3 to 6 do nothing).
+    length: the canvas, at least 36, the longest plan. ties: which shortest plan, see `expert.demonstrate`.
+    suffixes: cut each plan at a uniform place, so that states met on the way are starts too.
+    starts_per_goal: so many successive examples share a layout, a goal and its search.
+    episodes: None for an endless stream; else only so many plans exist and every epoch shuffles them (other splits
+    stay endless). rotate, reflect: turn or mirror an episode anew each time; needs `episodes`, because the endless
+    stream holds every task's images already. Mirroring breaks the canonical order of ties, so it is refused there.
+    padding: "end" as above, or "zero": action 0 after the plan, marked as padding and never scored, and plans cut
+    at `length`; this is how the recipe to compare with pads.
+
+    >>> batch = FourRoomsExpert().examples(torch.arange(4))
+    >>> batch.x.shape, batch.cond["image"].shape
+    (torch.Size([4, 40]), torch.Size([4, 19, 19, 3]))
     """
 
     split: Split = "train"
@@ -33,12 +53,44 @@ class FourRoomsExpert(Source):
     suffixes: bool = True
     starts_per_goal: int = 1
     seed: int = 0
+    episodes: int | None = None
+    rotate: bool = False
+    reflect: bool = False
     padding: Literal["end", "zero"] = "end"
+
+    def __post_init__(self) -> None:
+        _one_of("split", self.split, get_args(Split))
+        _one_of("ties", self.ties, get_args(Ties))
+        _one_of("padding", self.padding, ("end", "zero"))
+        _between("num_actions", self.num_actions, 3, 7)
+        _between("length", self.length, fourrooms.LONGEST if self.padding == "end" else 1, None)
+        _between("starts_per_goal", self.starts_per_goal, 1, None)
+        if self.episodes is not None:
+            _between("episodes", self.episodes, 1, None)
+        elif self.rotate or self.reflect:
+            raise ValueError(
+                "rotate or reflect is set without `episodes`: the endless stream draws a task and its images equally "
+                "often, so neither can take effect; set `episodes`, or leave them out"
+            )
+        if self.reflect and self.ties == "canonical":
+            raise ValueError(
+                'reflect is set with ties "canonical": the mirror image of a plan that prefers left prefers right; '
+                'choose ties "uniform", or `rotate` alone'
+            )
+
+    @property
+    def num_examples(self) -> int | None:
+        return self.episodes
 
     def spec(self) -> Spec:
         num_words = self.num_actions + (self.padding == "end")
         cond = {"image": (fourrooms.SIDE, fourrooms.SIDE, 3), "direction": ()}
         return Spec(length=self.length, num_words=num_words, mask_id=num_words, cond=cond)
+
+    def at_split(self, split: str) -> FourRoomsExpert:
+        if split == self.split:
+            return self
+        return replace(self, split=split, episodes=None, rotate=False, reflect=False)
 
     def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
         worlds, agents, plans = self.demonstrations(ids, device)
@@ -46,39 +98,208 @@ class FourRoomsExpert(Source):
         x = plans.actions[:, : self.length].contiguous()
         if self.padding == "end":
             return Batch.of_tokens(x, ids, cond=cond)
-        padding = x == plans.end_id
+        padding = torch.arange(self.length, device=x.device) >= plans.num_actions[:, None]
         return Batch.of_tokens(x.masked_fill(padding, 0), ids, padding=padding, cond=cond)
 
-    def at_split(self, split: str) -> FourRoomsExpert:
-        return replace(self, split=split)
-
-    def optimal_actions(
-        self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu"
-    ) -> UInt8[Tensor, "B L"]:
-        """(B, L) uint8: bit a is set where action a is optimal after the plan's actions so far; 0 after the end."""
+    def optimal_actions(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> UInt8[Tensor, "B L"]:
+        """(B, L) uint8: bit a is set where action a is optimal after the example's actions so far; 0 after its end."""
         return self.demonstrations(ids, device)[2].optimal[:, : self.length].contiguous()
+
+    def record(self, ids: Int64[Tensor, "B"]) -> Trajectories:
+        """The examples with these ids as demonstrations to `save`; their images and plans, uncut."""
+        worlds, agents, plans = self.demonstrations(ids)
+        ended = plans.actions == plans.end_id
+        actions = plans.actions.masked_fill(ended, 0).contiguous()
+        return Trajectories(gridworld.observe(worlds, agents), agents.direction, actions, plans.num_actions)
 
     def demonstrations(
         self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu"
     ) -> tuple[Worlds, Agents, Plans]:
-        """The worlds, the agents at the start, and their plans on a canvas that holds the longest of them."""
-        key = Key(seed=self.seed, purpose=f"fourrooms/{self.split}")
-        groups, world = torch.unique(ids // self.starts_per_goal, return_inverse=True)
+        """The examples as worlds, agents at the start, and plans on a canvas that holds the longest of them."""
+        key = Key(seed=self.seed, purpose=f"{_PURPOSE}/{self.split}")
+        rows = ids if self.episodes is None else shuffled(ids, self.episodes, key)
+        groups, world = torch.unique(rows // self.starts_per_goal, return_inverse=True)
         worlds, _ = fourrooms.tasks(self.split, key, groups, device)
-        world, ids = world.to(device), ids.to(device)
+        rows, world, ids = rows.to(device), world.to(device), ids.to(device)
         field = expert.solve(worlds, bound=fourrooms.LONGEST).serving(world)
         worlds = worlds.rows(world)
-        agents = fourrooms.starts(worlds, key, ids)
+        agents = fourrooms.starts(worlds, key, rows)
+        length = max(self.length, fourrooms.LONGEST)
         plans = expert.demonstrate(
-            field,
-            agents,
-            length=max(self.length, fourrooms.LONGEST),
-            end_id=self.num_actions,
-            ties=self.ties,
-            key=key,
-            ids=ids,
+            field, agents, length=length, end_id=self.num_actions, ties=self.ties, key=key, ids=rows
         )
-        if not self.suffixes:
-            return worlds, agents, plans
-        cut = (uniform(key.fold("suffix"), ids) * plans.num_actions).long()
-        return worlds, plans.agents(cut), plans.suffix(cut)
+        if self.suffixes:
+            cut = _cut(plans.num_actions, key, ids)
+            agents, plans = plans.agents(cut), plans.suffix(cut)
+        if self.rotate or self.reflect:
+            image = _drawn_symmetry(key, ids, self.rotate, self.reflect, square=True)
+            worlds, agents = symmetry.transform(worlds, agents, image)
+            plans = symmetry.transform_plans(plans, image)
+        return worlds, agents, plans
+
+
+@dataclass(frozen=True)
+class TrajectoryFile(Source):
+    """A user's demonstrations from an .npz or .jsonl file (format: `trajectory_files.load`), over epochs.
+
+    num_actions: actions 0 … num_actions-1 may occur. max_seq_len: the canvas; longer demonstrations are refused.
+    validation_share: share of the *mazes* kept for validation. A maze is assigned by a hash of its grid without
+    agent and goal, the same for its rotations and reflections, so it never stands in both splits.
+    suffixes: cut each demonstration at a uniform place; needs grids of floor, walls, goal and agent only, because the
+    actions before the cut are simulated. rotate: by quarter turns (half turns where W and H differ). reflect: mirror,
+    and swap actions 0 and 1. Example n of epoch n // N is a pure function of n and the file.
+    """
+
+    path: str
+    split: Literal["train", "validation"] = "train"
+    num_actions: int = 3
+    max_seq_len: int = 40
+    validation_share: float = 0.1
+    suffixes: bool = False
+    rotate: bool = False
+    reflect: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("split", self.split, ("train", "validation"))
+        _between("num_actions", self.num_actions, 2, None)
+        _between("max_seq_len", self.max_seq_len, 1, None)
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"validation_share is {self.validation_share}; allowed is 0 up to, but not, 1")
+
+    @property
+    def num_examples(self) -> int | None:
+        return len(self._rows())
+
+    def spec(self) -> Spec:
+        shape = tuple(self.trajectories().image.shape[1:])
+        cond = {"image": shape, "direction": ()}
+        return Spec(self.max_seq_len, num_words=self.num_actions + 1, mask_id=self.num_actions + 1, cond=cond)
+
+    def at_split(self, split: str) -> TrajectoryFile:
+        return replace(self, split=split)
+
+    def trajectories(self) -> Trajectories:
+        """The whole file, both splits, read once and kept while it does not change on disk."""
+        return _load(*_stamp(self.path), self.num_actions, self.max_seq_len)
+
+    def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
+        data, split_rows = self.trajectories(), self._rows()
+        key = Key(seed=self.seed, purpose=f"{_PURPOSE}/{self.split}")
+        rows = split_rows[shuffled(ids, len(split_rows), key)]
+        image, direction = data.image[rows].to(device), data.direction[rows].to(device)
+        actions, num_actions = data.actions[rows].to(device), data.num_actions[rows].to(device)
+        where = ids.to(device)
+        if self.suffixes:
+            cut = _cut(num_actions, key, where)
+            image, direction = self._advance(image, actions, cut)
+            index = cut[:, None] + torch.arange(actions.shape[1], device=cut.device)
+            actions = actions.gather(1, index.clamp(max=actions.shape[1] - 1))
+            num_actions = num_actions - cut
+        if self.rotate or self.reflect:
+            square = image.shape[1] == image.shape[2]
+            turned = _drawn_symmetry(key, where, self.rotate, self.reflect, square)
+            image, actions = symmetry.transform_image(image, turned), symmetry.transform_actions(actions, turned)
+            direction = symmetry.transform_directions(direction, turned)
+        x = self._canvas(actions, num_actions)
+        return Batch.of_tokens(x, ids, cond={"image": image, "direction": direction})
+
+    def _canvas(self, actions: Int64[Tensor, "B T"], num_actions: Int64[Tensor, "B"]) -> Int64[Tensor, "B L"]:
+        x = actions.new_full((len(actions), self.max_seq_len), self.num_actions)
+        x[:, : actions.shape[1]] = actions
+        ended = torch.arange(self.max_seq_len, device=x.device) >= num_actions[:, None]
+        return x.masked_fill(ended, self.num_actions)
+
+    def _advance(
+        self, image: UInt8[Tensor, "B W H 3"], actions: Int64[Tensor, "B T"], cut: Int64[Tensor, "B"]
+    ) -> tuple[UInt8[Tensor, "B W H 3"], Int64[Tensor, "B"]]:
+        try:
+            worlds, agents = gridworld.read(image)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: suffixes cannot be simulated: {error}; or set suffixes=False") from error
+        agents = gridworld.follow(worlds, agents, actions, cut)
+        return gridworld.observe(worlds, agents), agents.direction
+
+    def _rows(self) -> Int64[Tensor, "N"]:
+        held_out = _held_out(*_stamp(self.path), self.num_actions, self.max_seq_len, self.validation_share)
+        rows = (held_out if self.split == "validation" else ~held_out).nonzero()[:, 0]
+        if len(rows):
+            return rows
+        raise ValueError(
+            f"{self.path}: no maze falls into the {self.split} split at validation_share {self.validation_share}; "
+            f"collect more different mazes, change validation_share, or keep validation demonstrations in their own "
+            f"file and read it with validation_share=0 and split 'train'"
+        )
+
+
+def shuffled(ids: Int64[Tensor, "B"], num_examples: int, key: Key) -> Int64[Tensor, "B"]:
+    """The row, of `num_examples`, that each id means: every epoch is a permutation drawn from `key` and its number."""
+    rows = torch.empty_like(ids)
+    epochs = ids // num_examples
+    for epoch in torch.unique(epochs).tolist():
+        at = epochs == epoch
+        rows[at] = _permutation(num_examples, key.fold("epochs"), epoch)[ids[at] % num_examples]
+    return rows
+
+
+@lru_cache(maxsize=4)
+def _permutation(size: int, key: Key, epoch: int) -> Int64[Tensor, "N"]:
+    return bits(key.at(epoch), torch.arange(size)).argsort(stable=True)
+
+
+def _cut(num_actions: Int64[Tensor, "B"], key: Key, ids: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+    """How many actions to drop, uniform over 0 … num_actions-1, so that one at least remains."""
+    return (uniform(key.fold("suffix"), ids) * num_actions).long()
+
+
+def _drawn_symmetry(key: Key, ids: Int64[Tensor, "B"], rotate: bool, reflect: bool, square: bool) -> Int64[Tensor, "B"]:
+    drawn = integers(key.fold("symmetry"), ids, (2,), 4)
+    turns = drawn[:, 0] if square else drawn[:, 0] // 2 * 2
+    return turns * rotate + drawn[:, 1] // 2 * 4 * reflect
+
+
+def _stamp(path: str) -> tuple[str, int, int]:
+    """The file and what changes with its contents, so that a cached reading is never an old one."""
+    file = Path(path)
+    stat = file.stat() if file.is_file() else None
+    return str(path), stat.st_mtime_ns if stat else 0, stat.st_size if stat else 0
+
+
+@lru_cache(maxsize=4)
+def _load(path: str, _changed_ns: int, _size: int, num_actions: int, max_seq_len: int) -> Trajectories:
+    return load(path, num_actions, max_seq_len)
+
+
+@lru_cache(maxsize=8)
+def _held_out(
+    path: str, changed_ns: int, size: int, num_actions: int, max_seq_len: int, share: float
+) -> Bool[Tensor, "N"]:
+    image = _load(path, changed_ns, size, num_actions, max_seq_len).image
+    place = bits(Key(purpose=f"{_PURPOSE}/split"), mazes(image)).double() / 2**32
+    return place < share
+
+
+def mazes(image: UInt8[Tensor, "N W H 3"]) -> Int64[Tensor, "N"]:
+    """A number for the maze of each image: equal for equal grids without agent and goal, and for their rotations
+    and reflections; different ones agree with probability 2**-60 or so."""
+    width, height = image.shape[1:3]
+    side = max(width, height)
+    words = bits(Key(purpose=f"{_PURPOSE}/mazes"), torch.arange(side * side), (2,))
+    table = (words[:, 0] << 32 | words[:, 1]).view(side, side)
+    weights = symmetry.cell_images(table, (width, height))  # (8, W * H): the word at each cell's image
+
+    def number(kind: UInt8[Tensor, "M S"]) -> Int64[Tensor, "M"]:
+        maze = torch.where((kind == AGENT) | (kind == GOAL), EMPTY, kind.long())
+        return torch.stack([(maze * weight).sum(1) for weight in weights]).amin(0)
+
+    return torch.cat([number(part) for part in image[..., 0].flatten(1).split(4096)])
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+
+
+def _between(name: str, value: int, low: int, high: int | None) -> None:
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} is {value}; allowed are {low} to {'any' if high is None else high}")

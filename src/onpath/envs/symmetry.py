@@ -29,13 +29,13 @@ def transform(worlds: Worlds, agents: Agents, symmetry: Int64[Tensor, "B"]) -> t
 
 def transform_agents(agents: Agents, symmetry: Int64[Tensor, "B"], shape: tuple[int, int]) -> Agents:
     """Agents of grids of this shape (W, H) under ``symmetry[b]``."""
-    return Agents(_points(agents.position, symmetry, shape), _directions(agents.direction, symmetry))
+    return Agents(_points(agents.position, symmetry, shape), transform_directions(agents.direction, symmetry))
 
 
 def transform_image(image: UInt8[Tensor, "B W H 3"], symmetry: Int64[Tensor, "B"]) -> UInt8[Tensor, "B V G 3"]:
     """Observations under ``symmetry[b]``: the cells move and the agent's state, its direction, turns with them."""
     moved = transform_cells(image, symmetry)
-    turned = _directions(moved[..., 2].long(), symmetry[:, None, None]).to(torch.uint8)
+    turned = transform_directions(moved[..., 2].long(), symmetry[:, None, None]).to(torch.uint8)
     state = torch.where(moved[..., 0] == AGENT, turned, moved[..., 2])
     return torch.stack([moved[..., 0], moved[..., 1], state], dim=-1)
 
@@ -103,7 +103,8 @@ def _points(point: Int64[Tensor, "B 2"], symmetry: Int64[Tensor, "B"], shape: tu
     return torch.stack([new_x, new_y], dim=-1)
 
 
-def _directions(direction: Int64[Tensor, "..."], symmetry: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+def transform_directions(direction: Int64[Tensor, "..."], symmetry: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+    """Directions (0 to 3) under symmetries, elementwise."""
     return (torch.where(symmetry >= 4, 2 - direction, direction) + symmetry % 4) % 4
 
 
@@ -111,10 +112,22 @@ def _directions(direction: Int64[Tensor, "..."], symmetry: Int64[Tensor, "..."])
 def _sources(shape: tuple[int, int], device: str) -> Int64[Tensor, "8 S"]:
     """For every cell of the transformed grid, flat, the flat cell of the grid it comes from."""
     width, height = shape
-    cells = torch.cartesian_prod(torch.arange(width), torch.arange(height))
     table = torch.empty(NUM_SYMMETRIES, width * height, dtype=torch.int64)
-    for g in range(NUM_SYMMETRIES):
-        points = _points(cells, torch.full((len(cells),), g), shape)
+    for g, image in enumerate(_images(shape)):
         new_height = width if g % 2 else height
-        table[g, points[:, 0] * new_height + points[:, 1]] = torch.arange(len(cells))
+        table[g, image[:, 0] * new_height + image[:, 1]] = torch.arange(width * height)
     return table.to(device)
+
+
+def cell_images(values: Shaped[Tensor, "V V"], shape: tuple[int, int]) -> Shaped[Tensor, "8 S"]:
+    """(8, W * H): what `values` holds at the image of each cell of a grid of this shape (W, H) under each symmetry.
+
+    V is the longer side. A sum over cells of a function of (content, value) is then the same set of eight numbers
+    for a grid and for all its images.
+    """
+    return torch.stack([values[image[:, 0], image[:, 1]] for image in _images(shape)])
+
+
+def _images(shape: tuple[int, int]) -> Int64[Tensor, "8 S 2"]:
+    cells = torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1]))
+    return torch.stack([_points(cells, torch.full((len(cells),), g), shape) for g in range(NUM_SYMMETRIES)])
