@@ -181,7 +181,7 @@ class Unmasking(Sampler):
     ) -> Bool[Tensor, "B L"]:
         """The positions to reveal, given what the network is sure of."""
         scores = _spread(state.masked, rows, self._scores(state, drawn, rows, key), -torch.inf)
-        order = scores.argsort(-1, descending=True, stable=True)
+        order = scores.argsort(dim=-1, descending=True, stable=True)
         ranks = _inverse(order)
         if num_reveal is not None:
             return (ranks < num_reveal.to(ranks.device)[:, None]) & state.masked
@@ -249,4 +249,4 @@ def _inverse(order: Int64[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
 
 
 def _ranks(scores: Float[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
-    return _inverse(scores.argsort(-1, descending=True, stable=True))
+    return _inverse(scores.argsort(dim=-1, descending=True, stable=True))

@@ -1,0 +1,120 @@
+"""The run folder: the one format that training writes and that evaluation, reports and people read.
+
+    config.yaml       resolved, every default written out
+    environment.json  versions and machine
+    metrics.jsonl     one object a line: {"step": …, "set": "train" | "validation", name: value, …}
+    checkpoints/      step-N/, see ``training.checkpoint``
+    samples/          what was generated
+    evaluation.json   rows {set, mode, metric, value, ci95, n}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk. ``create`` makes one, ``open`` takes one that exists."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """A new folder with its config and environment; ValueError where a run stands there already."""
+        if (path / "config.yaml").exists():
+            raise ValueError(
+                f"run folder: {path} already holds a run; pass --resume to go on with it, or choose another --run"
+            )
+        folder = cls(path)
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run at `path`; ValueError where there is none."""
+        if not (path / "config.yaml").is_file():
+            raise ValueError(f"run folder: {path} holds no config.yaml, so it is not a run; start one with onpath train")
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / "config.yaml").read_text())
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Adds one row to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(dict(row)) + "\n")
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The rows of metrics.jsonl in order; a torn last line is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+    def truncate_metrics(self, step: int) -> None:
+        """Keeps the rows up to `step`, so that a resumed run writes each row once."""
+        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
+        write_atomically(self.path / "metrics.jsonl", "".join(kept))
+
+    def write_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes evaluation.json, rows of the same (set, mode, metric) replaced and the others kept."""
+        merged = {(row["set"], row["mode"], row["metric"]): dict(row) for row in [*self.evaluation(), *rows]}
+        write_atomically(self.path / "evaluation.json", json.dumps(list(merged.values()), indent=1) + "\n")
+
+    def evaluation(self) -> list[dict[str, Any]]:
+        """The rows of evaluation.json, none where there is no such file."""
+        path = self.path / "evaluation.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes aside, syncs and renames: a reader sees the old file or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for whoever wants to repeat a run."""
+    packages = ("onpath", "torch", "numpy", "safetensors", "pydantic", "gymnasium", "minigrid")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": sys.version.split()[0],
+        "packages": versions,
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv[1:],
+    }

@@ -1,0 +1,25 @@
+"""The moving average of the weights, which evaluation and sampling use."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn as nn
+
+
+def average_of(model: nn.Module) -> nn.Module:
+    """A frozen copy of `model`, in evaluation mode, to hold the average."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """average <- decay·average + (1 - decay)·model, in place; buffers are copied.
+
+    The decay starts low, min(decay, (1 + step)/(10 + step)), so that the first weights are soon forgotten.
+    """
+    weight = 1.0 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], weight)
+    for held, current in zip(average.buffers(), model.buffers(), strict=True):
+        held.copy_(current)
