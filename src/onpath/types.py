@@ -20,6 +20,20 @@ It runs inside the network's forward, chunk after chunk, so the (B, L, V) logits
 
 
 @dataclass(frozen=True)
+class Spec:
+    """What a network and a process must know of the data.
+
+    length: positions L of a sequence. num_words: tokens 0 … num_words-1 that may be emitted.
+    mask_id: the id of [MASK]. cond: shape of one example of each condition.
+    """
+
+    length: int
+    num_words: int
+    mask_id: int
+    cond: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Clean examples, which of their positions are given, and their conditions.
 

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from onpath.types import Batch
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a network and a process must know of the data.
-
-    length: positions L of a sequence. num_words: tokens 0 … num_words-1 that may be emitted.
-    mask_id: the id of [MASK]. cond: shape of one example of each condition.
-    """
-
-    length: int
-    num_words: int
-    mask_id: int
-    cond: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+from onpath.types import Batch, Spec
 
 
 class Source(ABC):

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
 from onpath.models.blocks import ResidualMLP, RMSNorm, Standardize, apply_readout, keep_where
-from onpath.types import Readout
+from onpath.types import Readout, Spec
 
 WALL, GOAL, AGENT = 2, 8, 10  # MiniGrid's object codes
 
@@ -22,16 +22,14 @@ class PlanMLP(nn.Module):
     The image is read as planes of `planes` (objects that lie anywhere, in full) and as row and column sums of
     `located` (objects of which there is one), each feature standardised by the statistics of the training data
     (``fit``); the free cells would otherwise drown the few that tell layouts apart.
-    image_size: (W, H) of images uint8 (B, W, H, 3). length: L. num_words: V, the mask id is V.
+    spec: of the data, with the condition `image` uint8 (W, H, 3); its mask id is num_words.
     width, hidden, depth: of the residual blocks.
     """
 
     def __init__(
         self,
+        spec: Spec,
         *,
-        image_size: tuple[int, int],
-        length: int,
-        num_words: int,
         width: int = 512,
         hidden: int = 1024,
         depth: int = 3,
@@ -39,9 +37,10 @@ class PlanMLP(nn.Module):
         located: tuple[int, ...] = (GOAL, AGENT),
     ) -> None:
         super().__init__()
-        self.image_size, self.length, self.num_words = image_size, length, num_words
+        w, h = spec.cond["image"][:2]
+        length, num_words = spec.length, spec.num_words
+        self.image_size, self.length, self.num_words = (w, h), length, num_words
         self.planes, self.located = planes, located
-        w, h = image_size
         num_features = len(planes) * w * h + len(located) * (w + h) + 4
         self.standardize = Standardize(num_features)
         self.read_state = nn.Linear(num_features, width)

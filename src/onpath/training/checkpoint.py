@@ -1,0 +1,123 @@
+"""Checkpoints: written aside, synced and renamed, with checksums, so that a half-written one is never taken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that an exact resume needs.
+
+    model, average: state dicts. optimizers: their state dicts in order. step: optimizer steps done.
+    extra: JSON values, among them the schedule and the state of the plateau rule.
+    """
+
+    step: int
+    model: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    optimizers: list[dict[str, Any]] = field(default_factory=list)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Writes `folder`/step-N and leaves the newest `keep` checkpoints (0 keeps all); returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{checkpoint.step}"
+    aside = folder / f".{target.name}.{os.getpid()}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    save_file(_contiguous(checkpoint.model), aside / "model.safetensors")
+    save_file(_contiguous(checkpoint.average), aside / "average.safetensors")
+    torch.save(checkpoint.optimizers, aside / "optimizers.pt")
+    (aside / "state.json").write_text(json.dumps({"step": checkpoint.step, "extra": dict(checkpoint.extra)}, indent=1))
+    checksums = {path.name: _digest(path) for path in sorted(aside.iterdir())}
+    (aside / _MANIFEST).write_text(json.dumps(checksums, indent=1))
+    for path in aside.iterdir():
+        _sync(path)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.replace(target)
+    _sync(folder)
+    if keep:
+        for _, old in steps_in(folder)[:-keep]:
+            shutil.rmtree(old)
+    return target
+
+
+def steps_in(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every checkpoint in `folder`, the oldest first, verified or not."""
+    found = [(int(path.name[5:]), path) for path in folder.glob("step-*") if path.name[5:].isdigit()]
+    return sorted(found)
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None where every file matches its checksum."""
+    manifest = path / _MANIFEST
+    if not manifest.is_file():
+        return f"{path.name} has no {_MANIFEST}"
+    try:
+        checksums = json.loads(manifest.read_text())
+    except json.JSONDecodeError:
+        return f"{path.name}/{_MANIFEST} is not JSON"
+    for name, digest in checksums.items():
+        if not (path / name).is_file():
+            return f"{path.name}/{name} is missing"
+        if _digest(path / name) != digest:
+            return f"{path.name}/{name} does not match its checksum"
+    return None
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """The checkpoint at `path`; ValueError where it does not verify."""
+    problem = fault(path)
+    if problem:
+        raise ValueError(f"checkpoint: {problem}; take an older one, or train again")
+    state = json.loads((path / "state.json").read_text())
+    return Checkpoint(
+        step=state["step"],
+        model=load_file(path / "model.safetensors", device=str(device)),
+        average=load_file(path / "average.safetensors", device=str(device)),
+        optimizers=torch.load(path / "optimizers.pt", map_location=device, weights_only=True),
+        extra=state["extra"],
+    )
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and what was wrong with the newer ones that do not."""
+    skipped = []
+    for _, path in reversed(steps_in(folder)):
+        problem = fault(path)
+        if problem is None:
+            return path, skipped
+        skipped.append(problem)
+    return None, skipped
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,300 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from onpath import rng
+from onpath.data.source import Source, step_ids
+from onpath.objectives.base import Objective
+from onpath.records import RunFolder
+from onpath.training import checkpoint
+from onpath.training.ema import average_of, update_average
+from onpath.training.metrics import Meter
+from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor
+from onpath.types import Nets
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained on what: the objects that the trainer moves, slices and counts.
+
+    bounds: objectives that validation reports beside the training loss (a NELBO, say), by the name of their set.
+    identity: JSON values that a resumed run must share with its checkpoint (the schedule).
+    """
+
+    model: nn.Module
+    objective: Objective
+    source: Source
+    validation: Source
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    bounds: tuple[Objective, ...] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for whoever shows it. seconds: since this process began. rate: examples per second."""
+
+    step: int
+    num_steps: int
+    loss: float
+    rate: float
+    seconds: float
+    note: str = ""
+
+
+@dataclass
+class _Run:
+    """The state of a run: weights, their average, the optimizers, the step, the plateau rule."""
+
+    model: nn.Module
+    average: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    peaks: list[list[float]]
+    step: int = 0
+    plateau: tuple[float, int, float] = (math.inf, 0, 1.0)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a model is trained. The batch at a step and every draw depend on the seed and the step alone.
+
+    steps: optimizer steps; or epochs: passes over a finite source (exactly one of the two above 0).
+    batch_size: examples of one optimizer step; accumulation: micro-batches that it is cut into, which changes
+      memory, not the result.
+    warmup_steps, decay, final_rate: of the learning rate, whose peak the optimizer names; `plateau` is used by
+      decay: plateau. clip_norm: greatest gradient norm, 0 is off. ema: decay of the moving average.
+    precision: bf16 runs the forward under autocast. compile: torch.compile. threads: CPU threads, 0 leaves torch's.
+    log_every, validate_every, save_every: in steps, 0 is off (a checkpoint is always written at the end).
+    validation_examples: the first so many of the validation split, under draws that never change.
+    keep: newest checkpoints to keep, 0 keeps all. tensorboard: also write event files.
+    """
+
+    steps: int = 0
+    epochs: int = 0
+    batch_size: int = 512
+    accumulation: int = 1
+    optimizer: OptimizerConfig = AdamW()
+    warmup_steps: int = 200
+    decay: Decay = "cosine"
+    final_rate: float = 0.0
+    plateau: Plateau = Plateau()
+    clip_norm: float = 1.0
+    ema: float = 0.999
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    threads: int = 0
+    log_every: int = 50
+    validate_every: int = 0
+    validation_examples: int = 1024
+    save_every: int = 0
+    keep: int = 2
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(
+                f"training: steps is {self.steps} and epochs is {self.epochs}; exactly one of them must be above 0"
+            )
+        if self.batch_size < 1 or self.accumulation < 1 or self.batch_size % self.accumulation:
+            raise ValueError(
+                f"training: batch_size is {self.batch_size} and accumulation is {self.accumulation}; batch_size must "
+                "be a positive multiple of accumulation"
+            )
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"training: ema is {self.ema}; needed is 0 <= ema < 1 (0.999 forgets in 1,000 steps)")
+        if self.decay == "plateau" and not self.validate_every:
+            raise ValueError("training: decay is plateau, but validate_every is 0; set how often to validate")
+        if self.decay != "plateau" and self.plateau != Plateau():
+            raise ValueError(f"training: plateau is set, but decay is {self.decay}; set decay: plateau or remove it")
+
+    def num_steps(self, source: Source) -> int:
+        """Optimizer steps of the whole run."""
+        if self.steps:
+            return self.steps
+        if source.num_examples is None:
+            raise ValueError("training: epochs is set, but the data never end; set steps instead")
+        return math.ceil(self.epochs * source.num_examples / self.batch_size)
+
+    def fit(
+        self,
+        job: Job,
+        folder: RunFolder,
+        *,
+        resume: bool = False,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> nn.Module:
+        """Trains to the end, writing metrics and checkpoints to `folder`; returns the average of the weights."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        num_steps = self.num_steps(job.source)
+        run = self._start(job)
+        if resume:
+            for line in self._restore(run, job, folder):
+                on_progress(Progress(run.step, num_steps, math.nan, 0.0, 0.0, line))
+        writer = _tensorboard(folder) if self.tensorboard else None
+        meter, begun, since = Meter(), time.perf_counter(), time.perf_counter()
+        while run.step < num_steps:
+            norm = self._step(run, job, num_steps, meter)
+            run.step += 1
+            last = run.step == num_steps
+            if _due(self.log_every, run.step) or last:
+                now = time.perf_counter()
+                row = meter.means() | self._rates(run, norm, meter, now - since) | {"seconds": now - begun}
+                self._require_finite(row, run, job)
+                _record(folder, writer, run.step, "train", row)
+                on_progress(Progress(run.step, num_steps, row["loss"], row["examples_per_second"], now - begun))
+                meter, since = Meter(), now
+            if _due(self.validate_every, run.step) or (last and self.validation_examples):
+                row = self.validate(run.average, job, num_steps)
+                run.plateau = self.plateau.update(run.plateau, row["loss"])
+                _record(folder, writer, run.step, "validation", row)
+                since = time.perf_counter()
+            if _due(self.save_every, run.step) or last:
+                self._save(run, job, folder)
+        if writer is not None:
+            writer.close()
+        return run.average
+
+    def validate(self, network: nn.Module, job: Job, num_steps: int) -> dict[str, float]:
+        """Means over the validation examples at the final values of every ramp, under draws that never change."""
+        meters = [Meter() for _ in (job.objective, *job.bounds)]
+        size = min(self.validation_examples, self.batch_size // self.accumulation)
+        key = rng.Key(job.seed).fold("validation")
+        with torch.no_grad():
+            for first in range(0, self.validation_examples, size):
+                ids = torch.arange(first, min(first + size, self.validation_examples), dtype=torch.int64)
+                batch = job.validation.examples(ids, job.device).to(job.device)
+                for meter, objective in zip(meters, (job.objective, *job.bounds), strict=True):
+                    with self._autocast(job.device):
+                        meter.add(objective(Nets(network), batch, key, num_steps))
+        row: dict[str, float] = {}
+        for meter in reversed(meters):  # the objective's own figures win over a bound's of the same name
+            row |= meter.means()
+        return row
+
+    def _start(self, job: Job) -> _Run:
+        model = job.model.to(job.device).train()
+        average = average_of(model)
+        if self.compile:
+            model.compile()
+        optimizers = self.optimizer.build(model)
+        peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        return _Run(model, average, optimizers, peaks)
+
+    def _step(self, run: _Run, job: Job, num_steps: int, meter: Meter) -> Tensor:
+        """One optimizer step; returns the gradient norm."""
+        key = rng.Key(job.seed).fold("train").at(run.step)
+        denominator: Tensor | float = 0.0
+        for part in range(self.accumulation):
+            ids = step_ids(run.step, self.batch_size, part, self.accumulation)
+            batch = job.source.examples(ids, job.device).to(job.device)
+            with self._autocast(job.device):
+                loss = job.objective(Nets(run.model, run.average), batch, key, run.step)
+            loss.numerator.backward()
+            denominator = denominator + loss.denominator
+            meter.add(loss)
+        norm = self._scale_gradients(run.model, denominator)
+        factor = rate_factor(run.step, num_steps, self.warmup_steps, self.decay, self.final_rate) * run.plateau[2]
+        for optimizer, peaks in zip(run.optimizers, run.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        update_average(run.average, run.model, self.ema, run.step)
+        return norm
+
+    def _scale_gradients(self, model: nn.Module, denominator: Tensor | float) -> Tensor:
+        """Divides the summed gradients by the global denominator and clips them, in one pass over the weights."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) / denominator
+        scale = torch.ones_like(norm) / denominator
+        if self.clip_norm:
+            scale = scale * (self.clip_norm / (norm + 1e-6)).clamp_max(1.0)
+        torch._foreach_mul_(gradients, scale)
+        return norm
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    def _rates(self, run: _Run, norm: Tensor, meter: Meter, seconds: float) -> dict[str, float]:
+        return {
+            "learning_rate": run.optimizers[0].param_groups[0]["lr"],
+            "gradient_norm": float(norm),
+            "examples_per_second": meter.num_losses / self.accumulation * self.batch_size / max(seconds, 1e-9),
+        }
+
+    def _require_finite(self, row: Mapping[str, float], run: _Run, job: Job) -> None:
+        if math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"]):
+            return
+        ids = step_ids(run.step - 1, self.batch_size)
+        raise ValueError(
+            f"training: the loss is {row['loss']} and the gradient norm {row['gradient_norm']} by step {run.step} "
+            f"(examples {int(ids[0])} to {int(ids[-1])}, seed {job.seed}); the last checkpoint is intact. Try a lower "
+            "learning rate, longer warm-up, or precision: fp32"
+        )
+
+    def _save(self, run: _Run, job: Job, folder: RunFolder) -> None:
+        content = checkpoint.Checkpoint(
+            step=run.step,
+            model=run.model.state_dict(),
+            average=run.average.state_dict(),
+            optimizers=[optimizer.state_dict() for optimizer in run.optimizers],
+            extra={"identity": dict(job.identity), "plateau": [*map(float, run.plateau)]},
+        )
+        checkpoint.save(folder.checkpoints, content, self.keep)
+
+    def _restore(self, run: _Run, job: Job, folder: RunFolder) -> list[str]:
+        """Loads the newest checkpoint that verifies; returns what to tell the user."""
+        path, skipped = checkpoint.newest(folder.checkpoints)
+        lines = [f"skipped {reason}" for reason in skipped]
+        if path is None:
+            folder.truncate_metrics(0)
+            return [*lines, "no checkpoint to resume from: starting at step 0"]
+        saved = checkpoint.load(path, job.device)
+        if saved.extra["identity"] != dict(job.identity):
+            raise ValueError(
+                f"resume: the checkpoint was trained with {saved.extra['identity']}, the config names "
+                f"{dict(job.identity)}; one run has one schedule. Restore the config, or start a new run"
+            )
+        run.model.load_state_dict(dict(saved.model))
+        run.average.load_state_dict(dict(saved.average))
+        for optimizer, state in zip(run.optimizers, saved.optimizers, strict=True):
+            optimizer.load_state_dict(state)
+        best, waited, scale = saved.extra["plateau"]
+        run.step, run.plateau = saved.step, (best, int(waited), scale)
+        folder.truncate_metrics(run.step)
+        return [*lines, f"resumed at step {run.step} from {path.name}"]
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _tensorboard(folder: RunFolder) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "training: tensorboard is true, but the package tensorboard is not installed; install the extra "
+            "onpath[track], or set training.tensorboard=false"
+        ) from error
+    return SummaryWriter(str(folder.path / "tensorboard"))
+
+
+def _record(folder: RunFolder, writer: Any, step: int, name: str, row: Mapping[str, float]) -> None:
+    folder.append_metrics({"step": step, "set": name, **row})
+    if writer is not None:
+        for metric, value in row.items():
+            writer.add_scalar(f"{name}/{metric}", value, step)
