@@ -6,11 +6,22 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool
 
-from jaxtyping import install_import_hook
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
 
 # Shapes and types in signatures become assertions. It must stand before the first import of the package.
-install_import_hook("onpath", "typechecker.check")
+jaxtyping.install_import_hook("onpath", "typechecker.check")
 
 import torch  # noqa: E402 (see above)
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations are not checked, as for a user: the function's own error for a wrong value is then seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
