@@ -85,7 +85,7 @@ def orbits() -> Int64[Tensor, "4096"]:
 
 
 @lru_cache(maxsize=8)
-def layouts(split: Split, device: str = "cpu") -> Int64[Tensor, "N"]:
+def layouts(split: str, device: str = "cpu") -> Int64[Tensor, "N"]:
     """The layout ids of a split, rising: about 80 % train, 10 % validation, 10 % test.
 
     A layout is assigned by a hash of its orbit under rotations and reflections, so neither a layout nor the
