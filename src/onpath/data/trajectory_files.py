@@ -79,7 +79,7 @@ def _kind(path: Path) -> str:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name in (*_KEYS, "length")}
     except Exception as error:  # a broken archive fails in as many ways as zip files do
         raise ValueError(

@@ -54,7 +54,8 @@ def layout_of(walls: Bool[Tensor, "B 19 19"]) -> Int64[Tensor, "B"]:
         free[:, _MIDDLE + 1 : -1, _MIDDLE],
         free[:, _MIDDLE, _MIDDLE + 1 : -1],
     ]
-    layout = sum(part.long().argmax(1) << shift for part, shift in zip(parts, (9, 6, 3, 0), strict=True))
+    digits = [part.long().argmax(1) << shift for part, shift in zip(parts, (9, 6, 3, 0), strict=True)]
+    layout = torch.stack(digits).sum(0)
     wrong = (walls_of(layout) != walls).flatten(1).any(1)
     if bool(wrong.any()):
         raise ValueError(
