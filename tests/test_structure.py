@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import pkgutil
+import re
 import statistics
 import subprocess
 import sys
@@ -138,3 +139,21 @@ def test_help_does_not_load_torch() -> None:
     )
     loaded = {name.split(".")[0] for name in json.loads(run_python(code).splitlines()[-1])}
     assert not (HEAVY | {"torch", "numpy", "jaxtyping", "pydantic"}) & loaded
+
+
+def test_the_readme_maps_every_file() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    full = [path for path in FILES if path.read_text(encoding="utf-8").strip()]
+    missing = [str(path.relative_to(SOURCE)) for path in full if str(path.relative_to(SOURCE)) not in readme]
+    assert not missing, f"not in the file map of README.md: {missing}"
+
+
+def public_classes() -> set[str]:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in FILES]
+    return {node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef) if node.name[0] != "_"}
+
+
+def test_every_public_class_has_a_place_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", reference))
+    assert not public_classes() - named, "say in docs/reference.md which of the nouns these are"
