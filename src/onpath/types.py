@@ -181,6 +181,13 @@ class Denoiser(Protocol):
     ) -> Any: ...
 
 
+@runtime_checkable
+class Calibrated(Protocol):
+    """A network with fixed statistics of its inputs, taken once from training examples before the first step."""
+
+    def calibrate(self, **cond: Tensor) -> None: ...
+
+
 @dataclass(frozen=True)
 class Nets:
     """The networks an objective may ask: the trained one, its moving average, a frozen reference."""

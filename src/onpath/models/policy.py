@@ -21,7 +21,7 @@ class PlanMLP(nn.Module):
 
     The image is read as planes of `planes` (objects that lie anywhere, in full) and as row and column sums of
     `located` (objects of which there is one), each feature standardised by the statistics of the training data
-    (``fit``); the free cells would otherwise drown the few that tell layouts apart.
+    (``calibrate``); the free cells would otherwise drown the few that tell layouts apart.
     spec: of the data, with the condition `image` uint8 (W, H, 3); its mask id is num_words.
     width, hidden, depth: of the residual blocks.
     """
@@ -62,7 +62,7 @@ class PlanMLP(nn.Module):
         parts.append(F.one_hot(direction, 4).bool())
         return torch.cat(parts, dim=1).float()
 
-    def fit(self, image: UInt8[Tensor, "B W H 3"], direction: Int64[Tensor, "B"], **_: Tensor) -> None:
+    def calibrate(self, image: UInt8[Tensor, "B W H 3"], direction: Int64[Tensor, "B"], **_: Tensor) -> None:
         """Takes the statistics of the inputs from examples of the training data (some thousands)."""
         self.standardize.fit(self.features(image, direction))
 

@@ -1,0 +1,253 @@
+"""The command line. Printing, progress bars and colours live here and nowhere else; torch is imported by need."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from onpath.config import RunConfig
+    from onpath.training.trainer import Progress
+
+app = typer.Typer(
+    help="Trains diffusion models on the states they will really meet when they generate.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.", metavar="RECIPE|FILE")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings over the recipe's, such as training.steps=1000.", metavar="[KEY=VALUE]…")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and its cost; train nothing.")] = False,
+) -> None:
+    """Train a model from a recipe or a YAML file."""
+    from onpath.build import build
+    from onpath.records import RunFolder
+
+    path = run or Path("runs") / Path(recipe).stem
+    config = _config(recipe, overrides or [], path if resume else None)
+    parts = build(config)
+    if dry_run:
+        _show_dry_run(config)
+        return
+    folder = RunFolder.open(path) if resume else RunFolder.create(path, config.as_dict())
+    console.print(f"training [bold]{recipe}[/bold] into {path} on {parts.device}")
+    with _progress_bar() as bar:
+        parts.trainer.fit(parts.job(), folder, resume=resume, on_progress=_Shown(bar))
+    _show_last_metrics(folder)
+    console.print(f"next: [bold]onpath evaluate {path}[/bold]")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    overrides: Overrides = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a trained policy on its tasks and write evaluation.json; settings are those of `evaluation`."""
+    from onpath.build import load
+
+    loaded = load(run, overrides=[f"evaluation.{text}" for text in overrides or []])
+    with console.status("evaluating …"):
+        rows = loaded.evaluate()
+    loaded.folder.write_evaluation(rows)
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+    else:
+        _show_evaluation(rows)
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    num: Annotated[int, typer.Option(help="How many.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate from a trained run, on conditions of its test split."""
+    from onpath.build import load
+    from onpath.sampling.grids import EvenGrid
+
+    loaded = load(run)
+    state = loaded.sample(num_samples=num, seed=seed, grid=EvenGrid(steps) if steps else None)
+    loaded.folder.write_samples(state.x.tolist(), state.revealed_at.tolist(), seed)
+    if as_json:
+        sys.stdout.write(json.dumps({"tokens": state.x.tolist(), "revealed_at": state.revealed_at.tolist()}) + "\n")
+        return
+    for index, line in enumerate(loaded.describe(state)):
+        console.print(f"[dim]{index}[/dim] {line}", highlight=False)
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A recipe's name, a YAML file, or the folder of a run.", metavar="RECIPE|RUN")],
+    overrides: Overrides = None,
+) -> None:
+    """Run the sanity checks of a recipe or a run, in under a minute, and print its schedule."""
+    from onpath.build import checks
+
+    is_run = (Path(target) / "config.yaml").is_file()
+    config = _config(target, overrides or [], Path(target) if is_run else None)
+    with console.status("checking …"):
+        results, schedule = checks(config, Path(target) if is_run else None)
+    _show_checks(results)
+    _show_schedule(schedule)
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's file.")] = None) -> None:
+    """List the recipes that ship with the package, or print one."""
+    if name is not None:
+        sys.stdout.write(_recipe_path(name).read_text())
+        return
+    table = Table("recipe", "what it trains", box=None)
+    for file in _shipped():
+        table.add_row(file.stem, file.read_text().splitlines()[0].lstrip("# "))
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends with one message and exit code 2, a bug with its traceback."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        # typer's own usage errors print themselves with the usage line
+        if hasattr(error, "show"):
+            error.show()
+            sys.exit(2)
+        if isinstance(error, ValueError):
+            errors.print(f"[bold red]error:[/bold red] {error}", highlight=False, markup=True)
+            sys.exit(2)
+        raise
+
+
+def _shipped() -> list[Path]:
+    return sorted(Path(str(resources.files("onpath.recipes"))).glob("*.yaml"))
+
+
+def _recipe_path(name: str) -> Path:
+    """A recipe by name, or a file by path."""
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    names = {file.stem: file for file in _shipped()}
+    if name not in names:
+        import difflib
+
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"recipe: {name!r} is not known; allowed are {', '.join(names)}, or a .yaml file{hint}")
+    return names[name]
+
+
+def _config(recipe: str, overrides: list[str], run: Path | None) -> RunConfig:
+    from onpath.config import RunConfig
+
+    sys.path.insert(0, "")  # a user's own classes may lie beside the config
+    return RunConfig.load(run / "config.yaml" if run else _recipe_path(recipe), overrides)
+
+
+class _Shown:
+    """Draws the trainer's progress on a bar."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+        self.task = bar.add_task("train", total=None, loss="", rate="")
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.note:
+            console.print(progress.note)
+            return
+        self.bar.update(
+            self.task,
+            completed=progress.step,
+            total=progress.num_steps,
+            loss=f"loss {progress.loss:.4f}",
+            rate=f"{progress.rate:,.0f} examples/s",
+        )
+
+
+def _progress_bar() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+def _show_dry_run(config: RunConfig) -> None:
+    import yaml
+
+    from onpath.build import estimate
+
+    sys.stdout.write(yaml.safe_dump(config.as_dict(), sort_keys=False))
+    table = Table("estimate", "value", box=None)
+    for name, value in estimate(config).items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _show_last_metrics(folder: Any) -> None:
+    last: dict[str, dict[str, float]] = {}
+    for row in folder.metrics():
+        last[row["set"]] = row
+    for name, row in last.items():
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float))
+        console.print(f"[bold]{name}[/bold] at step {row['step']}: {figures}", highlight=False)
+
+
+def _show_evaluation(rows: list[dict[str, Any]]) -> None:
+    table = Table("set", "mode", "metric", "value", "95 % interval", "n", title="evaluation")
+    for row in rows:
+        interval = "" if row["ci95"] is None else f"{row['ci95'][0]:.4f} … {row['ci95'][1]:.4f}"
+        table.add_row(row["set"], row["mode"], row["metric"], f"{row['value']:.4f}", interval, str(row["n"]))
+    console.print(table)
+
+
+def _show_checks(results: list[Any]) -> None:
+    table = Table("", "check", "measured", "needed", "if it fails")
+    for result in results:
+        mark = "[green]ok[/green]" if result.passed else "[bold red]FAILED[/bold red]"
+        table.add_row(mark, result.name, result.measured, result.required, "" if result.passed else result.advice)
+    console.print(table)
+
+
+def _show_schedule(schedule: list[tuple[float, float, float]]) -> None:
+    table = Table("t", "alpha", "mask share", title="schedule")
+    for row in schedule:
+        table.add_row(*(f"{value:.4f}" for value in row))
+    console.print(table)

@@ -1,0 +1,276 @@
+"""RunConfig: what a run is made of, as the frozen dataclasses themselves; loading, overriding, saving.
+
+A part is written as a mapping of its fields with a `kind` (or as the bare kind), or, for a user's own class, with
+``class: package.module:Class``. Every mistake names the full path, what was given, what is allowed, and what to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from onpath.kinds import FAMILIES, WIRED, RunSections
+
+_STRICT = ConfigDict(allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A validated class and its fields; ``make`` adds what only the run knows (the process, the data's spec)."""
+
+    cls: type
+    kind: str
+    fields: Mapping[str, Any]
+    path: str
+
+    def make(self, **wired: Any) -> Any:
+        """The object. Of `wired`, it receives what its constructor names."""
+        names = _fields(self.cls)
+        values = {name: value.make(**wired) if isinstance(value, Part) else value for name, value in self.fields.items()}
+        extra = {name: value for name, value in wired.items() if name in names and name not in values}
+        try:
+            return self.cls(**values, **extra)
+        except ValueError as error:
+            raise ValueError(f"config: {self.path}: {error}") from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data with every default written out; parsing it gives the same part."""
+        name = {} if not self.kind else {"class" if ":" in self.kind else "kind": self.kind}
+        return {**name, **_plain(self.fields)}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The validated sections of a run; see ``kinds.RunSections`` for what they mean."""
+
+    data: Part
+    model: Part
+    objective: Part
+    training: Part
+    schedule: Part
+    sampler: Part
+    grid: Part
+    evaluation: Part
+    seed: int
+    device: str
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> RunConfig:
+        """A validated config from plain data, defaults filled in."""
+        return cls(**_parse_fields(RunSections, data, ""))
+
+    @classmethod
+    def load(cls, path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+        """The config of a YAML file, ``key.path=value`` overrides applied before validation."""
+        try:
+            data = yaml.load(path.read_text(), Loader=_Loader) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"config: {path} cannot be read ({error})") from error
+        except yaml.YAMLError as error:
+            raise ValueError(f"config: {path} is not YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise ValueError(f"config: {path} holds {type(data).__name__}; a mapping of sections is needed")
+        return cls.parse(override(data, overrides))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data with every default written out; parsing it gives the same config."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def override(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`data` with each `key.path=value` put in; a new `kind` starts its part afresh."""
+    data = _copy(data)
+    for text in overrides:
+        path, separator, value = text.partition("=")
+        if not separator or not path:
+            raise ValueError(f"override: {text!r} is not of the form key.path=value, such as training.steps=1000")
+        try:
+            parsed = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"override: the value of {text!r} is not YAML: {error}") from error
+        *parents, last = path.strip().split(".")
+        node = data
+        for depth, name in enumerate(parents):
+            child = node.get(name)
+            if isinstance(child, str):  # a bare kind, such as `schedule: cosine`
+                child = {"kind": child}
+            elif child is None:
+                child = {}
+            elif not isinstance(child, dict):
+                raise ValueError(
+                    f"override: {text!r} reaches into {'.'.join(parents[: depth + 1])}, which is {child!r} and has no "
+                    "fields"
+                )
+            node[name] = child
+            node = child
+        if last in ("kind", "class") and node.get(last) != parsed:
+            node.clear()
+        node[last] = parsed
+    return data
+
+
+def _copy(data: Any) -> Any:
+    return {key: _copy(value) for key, value in data.items()} if isinstance(data, Mapping) else data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return value.as_dict()
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Constructor parameters of a class: name -> (type, default or inspect.Parameter.empty)."""
+    names = inspect.signature(cls).parameters
+    # nn.Module subclasses annotate attributes as well; only what the constructor takes is a field
+    hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
+    found = {}
+    for name, parameter in names.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        found[name] = (hints.get(name, Any), parameter.default)
+    return found
+
+
+def _parse_fields(cls: type, data: Mapping[str, Any], path: str) -> dict[str, Any]:
+    wired = frozenset() if cls is RunSections else WIRED
+    allowed = {name: field for name, field in _fields(cls).items() if name not in wired}
+    for name in data:
+        if name not in allowed:
+            raise ValueError(_unknown(_join(path, name), str(name), allowed))
+    values: dict[str, Any] = {}
+    for name, (hint, default) in allowed.items():
+        if name in data:
+            values[name] = _parse(hint, data[name], _join(path, name))
+        elif default is inspect.Parameter.empty:
+            raise ValueError(f"config: {_join(path, name)} is missing; it has no default, so give it ({_words(hint)})")
+        else:
+            values[name] = _of_default(hint, default, _join(path, name))
+    return values
+
+
+def _of_default(hint: Any, default: Any, path: str) -> Any:
+    """A default as parsed data, so that it is written out like everything else."""
+    if not dataclasses.is_dataclass(default) or isinstance(default, type):
+        return default
+    cls = type(default)
+    nested = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.name not in WIRED}
+    fields = {name: _of_default(None, value, _join(path, name)) for name, value in nested.items()}
+    return Part(cls, _kind_of(cls), fields, path)
+
+
+def _kind_of(cls: type) -> str:
+    for kinds in FAMILIES.values():
+        for kind, member in kinds.items():
+            if member is cls:
+                return kind
+    return ""
+
+
+def _parse(hint: Any, value: Any, path: str) -> Any:
+    """A value of a type: a part where the type is a family or a dataclass, else whatever pydantic makes of it."""
+    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    options = typing.get_args(hint) if is_union else (hint,)
+    leaves = [option for option in options if option not in FAMILIES]
+    for option in options:
+        if option in FAMILIES and (not leaves or isinstance(value, Mapping | str)):
+            return _parse_part(option, value, path)
+        if dataclasses.is_dataclass(option):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"config: {path} is {value!r}; a mapping of {', '.join(_fields(option))} is needed")
+            return _checked(Part(option, "", _parse_fields(option, value, path), path))
+    leaf = typing.Union[tuple(leaves)]  # noqa: UP007  (built at run time)
+    try:
+        return TypeAdapter(leaf, config=_STRICT).validate_python(value)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        raise ValueError(f"config: {path} is {value!r}; {_words(hint)} is needed ({detail['msg'].lower()})") from error
+
+
+def _parse_part(family: type, value: Any, path: str) -> Part:
+    kinds = FAMILIES[family]
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, Mapping) or ("kind" in value) == ("class" in value):
+        raise ValueError(
+            f"config: {path} is {value!r}; give a mapping with `kind` (one of {', '.join(kinds)}) or with "
+            "`class: package.module:Class`, not both"
+        )
+    rest = {name: item for name, item in value.items() if name not in ("kind", "class")}
+    if "class" in value:
+        cls, kind = _own_class(family, value["class"], path), str(value["class"])
+    else:
+        kind = str(value["kind"])
+        if kind not in kinds:
+            raise ValueError(_unknown(_join(path, "kind"), kind, kinds))
+        cls = kinds[kind]
+    return _checked(Part(cls, kind, _parse_fields(cls, rest, path), path))
+
+
+def _checked(part: Part) -> Part:
+    """Makes the part once where it needs nothing of the run, so that a bad value is refused here with its path."""
+    if not WIRED & _fields(part.cls).keys() and dataclasses.is_dataclass(part.cls):
+        part.make()
+    return part
+
+
+def _own_class(family: type, name: Any, path: str) -> type:
+    """A user's class by `package.module:Class`."""
+    module, separator, attribute = str(name).partition(":")
+    if not separator:
+        raise ValueError(f"config: {path}.class is {name!r}; write it as package.module:Class")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"config: {path}.class names {name!r}, which cannot be imported ({error}); is its folder on PYTHONPATH?"
+        ) from error
+    # a denoiser is any nn.Module with the two methods of the protocol; the other nouns are abstract classes
+    if not isinstance(cls, type) or not issubclass(cls, family):
+        raise ValueError(f"config: {path}.class names {name!r}, which is not a subclass of {family.__name__}")
+    return cls
+
+
+def _unknown(path: str, name: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    if name in WIRED:
+        hint = "; it is set by the run itself (one schedule, one grid for training, sampling and evaluation)"
+    return f"config: {path}: {name!r} is not known; allowed are {', '.join(allowed)}{hint}"
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint)).replace("typing.", "")
+
+
+def _join(path: str, name: Any) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 3e-4 and 1e3 are numbers."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)

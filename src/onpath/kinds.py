@@ -1,0 +1,91 @@
+"""The variants that a config may name, by family: one line for each class, and what a run wires in itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn as nn
+
+from onpath.data.source import Source
+from onpath.data.trajectories import FourRoomsExpert
+from onpath.evaluation.settings import Evaluation
+from onpath.models.policy import PlanMLP
+from onpath.objectives.base import Objective
+from onpath.objectives.masked_ce import MaskedCrossEntropy
+from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
+from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
+from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
+from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
+from onpath.sampling.loop import Sampler
+from onpath.sampling.unmasking import Unmasking
+from onpath.schedules import (
+    BetasSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    HalfCosineSchedule,
+    LinearSchedule,
+    MaskGITCosineSchedule,
+    PolynomialSchedule,
+    Schedule,
+    ShiftedSchedule,
+    TabulatedSchedule,
+)
+from onpath.training.optimizers import AdamW, Muon, OptimizerConfig
+from onpath.training.trainer import Trainer
+
+FAMILIES: dict[type, dict[str, type]] = {
+    Schedule: {
+        "linear": LinearSchedule,
+        "cosine": CosineSchedule,
+        "maskgit_cosine": MaskGITCosineSchedule,
+        "half_cosine": HalfCosineSchedule,
+        "polynomial": PolynomialSchedule,
+        "exponential": ExponentialSchedule,
+        "betas": BetasSchedule,
+        "tabulated": TabulatedSchedule,
+        "shifted": ShiftedSchedule,
+    },
+    Ramp: {"constant": Constant, "linear": LinearRamp, "cosine": CosineRamp, "piecewise": Piecewise},
+    Source: {"fourrooms": FourRoomsExpert},
+    nn.Module: {"plan_mlp": PlanMLP},
+    Objective: {
+        "nelbo": ContinuousNELBO,
+        "trajectory_nelbo": TrajectoryNELBO,
+        "masked_cross_entropy": MaskedCrossEntropy,
+    },
+    Sampler: {"unmasking": Unmasking},
+    Count: {
+        "schedule": ScheduleCount,
+        "ancestral": AncestralCount,
+        "threshold": Threshold,
+        "factor": Factor,
+        "entropy_bound": EntropyBound,
+    },
+    Grid: {"uniform": UniformGrid, "even": EvenGrid, "explicit": ExplicitGrid},
+    OptimizerConfig: {"adamw": AdamW, "muon": Muon},
+}
+
+WIRED = frozenset({"process", "grid", "spec"})
+"""Constructor parameters that the run fills in and no config sets: there is one schedule, one process, one grid."""
+
+
+@dataclass(frozen=True)
+class RunSections:
+    """The sections of a config.
+
+    seed: of weights and of every draw. device: auto takes a GPU where there is one. data: where examples come from.
+    schedule: the one schedule of the run. model, objective: what is trained, and for what. sampler, grid: how it
+    generates. training: how it is trained. evaluation: on what and how it is measured.
+    """
+
+    data: Source
+    model: nn.Module
+    objective: Objective
+    training: Trainer
+    schedule: Schedule = LinearSchedule()
+    sampler: Sampler = Unmasking()
+    grid: Grid = EvenGrid(10)
+    evaluation: Evaluation = Evaluation()
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
