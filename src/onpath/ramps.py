@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 class Ramp(ABC):
@@ -85,7 +86,7 @@ class Piecewise(Ramp):
 
     def __post_init__(self) -> None:
         steps = [step for step, _ in self.knots]
-        if not steps or any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+        if not steps or any(later <= earlier for earlier, later in pairwise(steps)):
             raise ValueError(f"piecewise ramp: knots at steps {steps}; needed is at least one, with rising steps")
 
     def value(self, step: int) -> float:

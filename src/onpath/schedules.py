@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -199,9 +200,9 @@ class ExponentialSchedule(Schedule):
 
     def _inside(self, t: Times) -> tuple[Times, Times]:
         alpha = self.alpha_max ** (1.0 - t) * self.alpha_min**t
-        if self.alpha_max < 1.0:
-            return alpha, 1.0 - alpha
-        return alpha, -torch.expm1(t * math.log(self.alpha_min))
+        return alpha, (1.0 - self.alpha_max) - self.alpha_max * torch.expm1(
+            t * math.log(self.alpha_min / self.alpha_max)
+        )
 
     def dalpha(self, t: Times) -> Times:
         return self._inside(t)[0] * math.log(self.alpha_min / self.alpha_max)
@@ -254,7 +255,7 @@ class TabulatedSchedule(_LogitTable):
 
     def __post_init__(self) -> None:
         values = self.alphas_cumprod
-        falling = all(later < earlier for earlier, later in zip(values, values[1:], strict=False))
+        falling = all(later < earlier for earlier, later in pairwise(values))
         if len(values) < 2 or not falling or not (values[0] < 1.0 and values[-1] > 0.0):
             raise ValueError(
                 f"tabulated schedule: alphas_cumprod has {len(values)} values from {values[:1]} to {values[-1:]}; "
