@@ -5,6 +5,7 @@ A new public class of a noun is one more line here; ``test_contracts.py`` fails 
 
 from __future__ import annotations
 
+from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
 from onpath.schedules import (
     BetasSchedule,
     CosineSchedule,
@@ -39,4 +40,12 @@ SCHEDULES: dict[str, Schedule] = {
     "betas scaled linear": BetasSchedule("scaled_linear", 0.00085, 0.012),
     "tabulated": TabulatedSchedule((0.9, 0.8, 0.45, 0.2)),
     "shifted betas": ShiftedSchedule(BetasSchedule(), 2.0),
+}
+
+RAMPS: dict[str, Ramp] = {
+    "constant": Constant(0.5),
+    "linear": LinearRamp(1.0, 0.25, 1000),
+    "linear later": LinearRamp(0.0, 0.5, 10, start_step=5),
+    "cosine": CosineRamp(0.0, 1.0, 20),
+    "piecewise": Piecewise(knots=((0, 0.0), (10, 1.0), (20, 0.5))),
 }
