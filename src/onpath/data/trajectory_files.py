@@ -221,10 +221,10 @@ class _Checker:
         outside = (flat < 0) | (flat > 255)
         self._refuse(outside.any(1), flat.max(1), "grid value", "0 to 255 (MiniGrid's object, colour and state)")
         agents = (grid[..., 0] if grid.ndim == 4 else grid) == AGENT
-        count = agents.reshape(len(grid), -1).sum(1)
+        count: np.ndarray = agents.reshape(len(grid), -1).sum(1)
         self._refuse(count != 1, count, "number of agents", f"1: one cell of the grid whose object is {AGENT}")
         if grid.ndim == 4:
-            state = np.where(agents, grid[..., 2], 0).reshape(len(grid), -1).sum(1)
+            state: np.ndarray = np.where(agents, grid[..., 2], 0).reshape(len(grid), -1).sum(1)
             self._refuse(state != direction, state, "agent's state", "the row's `direction`; make both the same")
             return grid.astype(np.uint8)
         image = np.zeros((*grid.shape, 3), dtype=np.uint8)
@@ -234,7 +234,7 @@ class _Checker:
         image[..., 2] = np.where(agents, direction[:, None, None], 0)
         return image
 
-    def _refuse(self, bad: np.ndarray, values: np.ndarray, what: str, allowed: str) -> None:
+    def _refuse(self, bad: Any, values: np.ndarray, what: str, allowed: str) -> None:
         if bad.any():
             row = int(bad.argmax())
             number = row + 1 if self.unit == "line" else row
