@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,10 @@ import torch.nn as nn
 
 from onpath import rng
 from onpath.config import RunConfig
-from onpath.data.source import Source
+from onpath.data.source import ActionSource, Source
+from onpath.evaluation.arenas import task_set
+from onpath.evaluation.envs import Mode, Row, evaluate, latency
+from onpath.evaluation.policy import PlanPolicy
 from onpath.evaluation.settings import Evaluation
 from onpath.objectives.base import Objective
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
@@ -124,12 +128,12 @@ class Run:
     ) -> State:
         """Generates with the run's own schedule, on `batch`'s conditions and given positions.
 
-        Without a batch, on the first `num_samples` conditions of the test split. The result's ``x`` is (B, L).
+        Without a batch, on the first `num_samples` conditions of the validation split. The result's ``x`` is (B, L).
         """
         parts = self.parts
         if batch is None:
             ids = torch.arange(num_samples, dtype=torch.int64)
-            batch = parts.source.at_split("test").examples(ids, parts.device)
+            batch = parts.source.at_split("validation").examples(ids, parts.device)
         key = rng.Key(seed).fold("sample")
         return sample(
             self.denoiser,
@@ -142,13 +146,47 @@ class Run:
         )
 
 
-def load(path: str | Path, *, device: str = "auto") -> Run:
+    def words(self, tokens: Sequence[int]) -> str:
+        """A sample as people read it."""
+        source = self.parts.source
+        return source.words(tokens) if isinstance(source, ActionSource) else " ".join(map(str, tokens))
+
+    def policy(self) -> PlanPolicy:
+        """The run as a planner of actions; ``evaluation.policy.Actor`` makes a Gymnasium policy of it."""
+        parts = self.parts
+        if not isinstance(parts.source, ActionSource):
+            raise ValueError(
+                f"run: {self.folder.path} was trained on {type(parts.source).__name__}, whose tokens are not actions; "
+                "it samples, but it is no policy"
+            )
+        key = rng.Key(parts.seed, "policy")
+        return PlanPolicy(
+            self.denoiser, parts.process, parts.sampler, parts.grid, parts.spec, parts.source.end_id, key=key
+        )
+
+    def evaluate(self, settings: Evaluation | None = None) -> list[Row]:
+        """Result rows {set, mode, metric, value, ci95, n} on FourRooms, by the run's settings or other ones."""
+        settings = settings or self.parts.evaluation
+        policy, device = self.policy(), self.parts.device
+        modes = [Mode.parse(name) for name in settings.modes]
+        rows = []
+        for name in settings.sets:
+            tasks = task_set(name, num_tasks=settings.num_tasks)
+            rows += evaluate(policy, tasks, modes, device=device)
+            if settings.latency:
+                planned = [mode for mode in modes if not mode.real and mode.replan_every == 1]
+                rows += [row for mode in planned for row in latency(policy, tasks, mode, device=device)]
+        return rows
+
+
+def load(path: str | Path, *, device: str = "auto", overrides: Iterable[str] = ()) -> Run:
     """The run in folder `path` with the moving average of its newest checkpoint that verifies.
 
+    overrides: ``key.path=value`` settings over those of the training, such as ``grid.steps=40``.
     ValueError where there is no run, no whole checkpoint, or the checkpoint's schedule is not the config's.
     """
     folder = RunFolder.open(Path(path))
-    config = RunConfig.load(folder.path / "config.yaml", [f"device={device}"])
+    config = RunConfig.load(folder.path / "config.yaml", [f"device={device}", *overrides])
     parts = build(config)
     newest, skipped = checkpoint.newest(folder.checkpoints)
     if newest is None:
@@ -164,3 +202,23 @@ def load(path: str | Path, *, device: str = "auto") -> Run:
     model = parts.model.to(parts.device).eval().requires_grad_(False)
     model.load_state_dict(dict(saved.average))
     return Run(folder, parts, cast(Denoiser, model), saved.step)
+
+
+def estimate(config: RunConfig) -> dict[str, str]:
+    """Parameters, memory and time of a run, from a few steps taken on objects that are then thrown away."""
+    parts = build(config)
+    num_parameters = sum(p.numel() for p in parts.model.parameters())
+    seconds = parts.trainer.time_steps(parts.job())
+    num_steps = parts.trainer.num_steps(parts.source)
+    # weights, gradients, average and two moments in fp32
+    states = num_parameters * 4 * 5
+    rows = {
+        "parameters": f"{num_parameters:,}",
+        "optimizer steps": f"{num_steps:,}",
+        "weights, gradients, moments": f"{states / 2**20:,.0f} MiB",
+        "seconds a step": f"{seconds:.3f}",
+        "time": f"{seconds * num_steps / 60:.1f} min on {parts.device}",
+    }
+    if parts.device.type == "cuda":
+        rows["peak GPU memory"] = f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"
+    return rows

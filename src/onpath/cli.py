@@ -86,18 +86,18 @@ def sample(
     steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate from a trained run, on conditions of its test split."""
+    """Generate from a trained run, on conditions of its validation split."""
     from onpath.build import load
     from onpath.sampling.grids import EvenGrid
 
     loaded = load(run)
     state = loaded.sample(num_samples=num, seed=seed, grid=EvenGrid(steps) if steps else None)
-    loaded.folder.write_samples(state.x.tolist(), state.revealed_at.tolist(), seed)
+    loaded.folder.append_samples(seed, state.x.tolist(), state.revealed_at.tolist())
     if as_json:
         sys.stdout.write(json.dumps({"tokens": state.x.tolist(), "revealed_at": state.revealed_at.tolist()}) + "\n")
         return
-    for index, line in enumerate(loaded.describe(state)):
-        console.print(f"[dim]{index}[/dim] {line}", highlight=False)
+    for index, tokens in enumerate(state.x.tolist()):
+        console.print(f"[dim]{index}[/dim] {loaded.words(tokens)}", highlight=False)
 
 
 @app.command()
@@ -230,12 +230,28 @@ def _show_last_metrics(folder: Any) -> None:
         console.print(f"[bold]{name}[/bold] at step {row['step']}: {figures}", highlight=False)
 
 
+_COLUMNS = ("success", "spl", "optimal", "return", "bumps", "forwards_per_decision")
+
+
 def _show_evaluation(rows: list[dict[str, Any]]) -> None:
-    table = Table("set", "mode", "metric", "value", "95 % interval", "n", title="evaluation")
+    """One line for each set and mode; then the timings."""
+    by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
-        interval = "" if row["ci95"] is None else f"{row['ci95'][0]:.4f} … {row['ci95'][1]:.4f}"
-        table.add_row(row["set"], row["mode"], row["metric"], f"{row['value']:.4f}", interval, str(row["n"]))
+        by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
+    table = Table("set", "mode", "n", "success [95 %]", "SPL", "optimal", "return", "bumps", "forwards/plan")
+    timings = Table("set", "mode", "milliseconds", "value")
+    for (name, mode), metrics in by_mode.items():
+        if "success" in metrics:
+            low, high = metrics["success"]["ci95"]
+            figures = [f"{metrics[m]['value']:.4g}" for m in _COLUMNS[1:]]
+            success = f"{metrics['success']['value']:.4f} [{low:.3f}, {high:.3f}]"
+            table.add_row(name, mode, str(metrics["success"]["n"]), success, *figures)
+        for metric, row in metrics.items():
+            if metric.startswith("ms_"):
+                timings.add_row(name, mode, metric.removeprefix("ms_").replace("_", " "), f"{row['value']:.2f}")
     console.print(table)
+    if timings.rows:
+        console.print(timings)
 
 
 def _show_checks(results: list[Any]) -> None:

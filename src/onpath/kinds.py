@@ -8,9 +8,9 @@ from typing import Literal
 import torch.nn as nn
 
 from onpath.data.source import Source
-from onpath.data.trajectories import FourRoomsExpert
+from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.evaluation.settings import Evaluation
-from onpath.models.policy import PlanMLP
+from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.objectives.base import Objective
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
@@ -47,8 +47,8 @@ FAMILIES: dict[type, dict[str, type]] = {
         "shifted": ShiftedSchedule,
     },
     Ramp: {"constant": Constant, "linear": LinearRamp, "cosine": CosineRamp, "piecewise": Piecewise},
-    Source: {"fourrooms": FourRoomsExpert},
-    nn.Module: {"plan_mlp": PlanMLP},
+    Source: {"fourrooms": FourRoomsExpert, "trajectories": TrajectoryFile},
+    nn.Module: {"plan_mlp": PlanMLP, "plan_transformer": PlanTransformer},
     Objective: {
         "nelbo": ContinuousNELBO,
         "trajectory_nelbo": TrajectoryNELBO,

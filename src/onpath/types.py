@@ -52,6 +52,13 @@ class Batch:
     num_free: Int64[Tensor, "B"] | None = None
     cond: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.num_free is None and not (self.given is None and self.padding is None):
+            raise ValueError(
+                "batch: given or padding is set without num_free, the number of free positions of each row; "
+                "make the batch with Batch.of_tokens, which counts them"
+            )
+
     @classmethod
     def of_tokens(
         cls,
@@ -163,9 +170,9 @@ class Denoiser(Protocol):
 
     ``encode`` turns the conditions of a batch into what the forward needs, once per plan or prompt (None where
     there is nothing to encode). A memo of B rows serves x of m·B rows: row i uses memo row i mod B, so that
-    several corruptions or samples of an example share one encoding. In the forward `t` is the masked fraction (B,) of the free positions of `x`;
-    `rows` are flat indices at which the head runs; without them it runs everywhere and, if there is no
-    `readout` either, the result is (B, L, V).
+    several corruptions or samples of an example share one encoding. In the forward `t` is the masked fraction (B,)
+    of the free positions of `x`; `rows` are flat indices at which the head runs; without them it runs everywhere
+    and, if there is no `readout` either, the result is (B, L, V).
     """
 
     def encode(self, **cond: Tensor) -> Any: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int64
@@ -30,6 +31,25 @@ class Source(ABC):
     def num_examples(self) -> int | None:
         """Examples of one epoch, or None where the source never ends."""
         return None
+
+
+class ActionSource(Source):
+    """A source of action sequences: tokens are actions 0, 1, … and, where `end_id` is not None, an end token."""
+
+    @property
+    @abstractmethod
+    def end_id(self) -> int | None:
+        """The token after the last action of a plan; it fills the canvas and is corrupted and scored like any other."""
+
+    def words(self, tokens: Sequence[int]) -> str:
+        """A plan as people read it: L left, R right, F forward, other actions by number, up to the end token.
+
+        Source of the codes: MiniGrid's ``Actions``.
+        """
+        plan = list(tokens)
+        if self.end_id is not None and self.end_id in plan:
+            plan = plan[: plan.index(self.end_id)]
+        return " ".join("LRF"[action] if action < 3 else str(action) for action in plan)
 
 
 def step_ids(step: int, batch_size: int, part: int = 0, num_parts: int = 1) -> Int64[Tensor, "B"]:

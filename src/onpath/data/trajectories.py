@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from onpath.data.source import Source
+from onpath.data.source import ActionSource
 from onpath.data.trajectory_files import Trajectories, load
 from onpath.envs import expert, fourrooms, gridworld, symmetry
 from onpath.envs.expert import Plans, Ties
@@ -28,7 +28,7 @@ _PURPOSE = "trajectories"
 
 
 @dataclass(frozen=True)
-class FourRoomsExpert(Source):
+class FourRoomsExpert(ActionSource):
     """Shortest plans on FourRooms, made when they are asked for; example n is a pure function of n.
 
     split: train, validation or test layouts. num_actions: 3 to 7, the actions that may be emitted (3 to 6 do nothing).
@@ -82,6 +82,10 @@ class FourRoomsExpert(Source):
     def num_examples(self) -> int | None:
         return self.episodes
 
+    @property
+    def end_id(self) -> int | None:
+        return self.num_actions if self.padding == "end" else None
+
     def spec(self) -> Spec:
         num_words = self.num_actions + (self.padding == "end")
         cond = {"image": (fourrooms.SIDE, fourrooms.SIDE, 3), "direction": ()}
@@ -118,12 +122,14 @@ class FourRoomsExpert(Source):
         """The examples as worlds, agents at the start, and plans on a canvas that holds the longest of them."""
         key = Key(seed=self.seed, purpose=f"{_PURPOSE}/{self.split}")
         rows = ids if self.episodes is None else shuffled(ids, self.episodes, key)
-        groups, world = torch.unique(rows // self.starts_per_goal, return_inverse=True)
-        worlds, _ = fourrooms.tasks(self.split, key, groups, device)
+        groups, world = _grouped(rows, self.starts_per_goal)
         rows, world, ids = rows.to(device), world.to(device), ids.to(device)
+        layout, goal = fourrooms.goals(self.split, key, groups.to(device))
+        worlds = fourrooms.worlds_of(layout, goal)
         field = expert.solve(worlds, bound=fourrooms.LONGEST).serving(world)
-        worlds = worlds.rows(world)
-        agents = fourrooms.starts(worlds, key, rows)
+        if len(groups) < len(rows):
+            worlds, layout, goal = worlds.rows(world), layout[world], goal[world]
+        agents = fourrooms.starts(layout, goal, key, rows)
         length = max(self.length, fourrooms.LONGEST)
         plans = expert.demonstrate(
             field, agents, length=length, end_id=self.num_actions, ties=self.ties, key=key, ids=rows
@@ -139,7 +145,7 @@ class FourRoomsExpert(Source):
 
 
 @dataclass(frozen=True)
-class TrajectoryFile(Source):
+class TrajectoryFile(ActionSource):
     """A user's demonstrations from an .npz or .jsonl file (format: `trajectory_files.load`), over epochs.
 
     num_actions: actions 0 … num_actions-1 may occur. max_seq_len: the canvas; longer demonstrations are refused.
@@ -170,6 +176,10 @@ class TrajectoryFile(Source):
     @property
     def num_examples(self) -> int | None:
         return len(self._rows())
+
+    @property
+    def end_id(self) -> int | None:
+        return self.num_actions
 
     def spec(self) -> Spec:
         shape = tuple(self.trajectories().image.shape[1:])
@@ -240,6 +250,13 @@ def shuffled(ids: Int64[Tensor, "B"], num_examples: int, key: Key) -> Int64[Tens
         at = epochs == epoch
         rows[at] = _permutation(num_examples, key.fold("epochs"), epoch)[ids[at] % num_examples]
     return rows
+
+
+def _grouped(rows: Int64[Tensor, "B"], size: int) -> tuple[Int64[Tensor, "G"], Int64[Tensor, "B"]]:
+    """The different groups of `size` successive rows that occur, and which of them each row is in."""
+    if size == 1:
+        return rows, torch.arange(len(rows))
+    return torch.unique(rows // size, return_inverse=True)
 
 
 @lru_cache(maxsize=4)

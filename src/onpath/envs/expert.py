@@ -128,11 +128,10 @@ def _grow(
     old: Int[Tensor, "4 W B"], free: Int[Tensor, "W B"], new: Int[Tensor, "4 W B"], spare: Int[Tensor, "W B"]
 ) -> Int[Tensor, "4 W B"]:
     """Writes to `new` the states from which one action leads into `old`, and `old` itself."""
-    for here in (0, 1):
-        # a turn changes the parity of the direction: both even directions are reached from both odd ones
-        torch.bitwise_or(old[1 - here], old[3 - here], out=spare)
-        torch.bitwise_or(old[here], spare, out=new[here])
-        torch.bitwise_or(old[here + 2], spare, out=new[here + 2])
+    # a turn changes the parity of the direction: both even directions are reached from both odd ones
+    old_pairs, new_pairs = old.unflatten(0, (2, 2)), new.unflatten(0, (2, 2))
+    torch.bitwise_or(old_pairs[:, 0], torch.bitwise_or(old[1], old[3], out=spare), out=new_pairs[:, 0])
+    torch.bitwise_or(old_pairs[:, 1], torch.bitwise_or(old[0], old[2], out=spare), out=new_pairs[:, 1])
     new[0, :-1] |= old[0, 1:]
     new[2, 1:] |= old[2, :-1]
     new[1] |= torch.bitwise_right_shift(old[1], 1, out=spare)
@@ -222,13 +221,13 @@ def _walk(
     actions = torch.full((canvas.length, len(state)), _STAY, device=device)
     optimal = torch.zeros(canvas.length, len(state), dtype=torch.uint8, device=device)
     path = torch.empty(canvas.length + 1, len(state), dtype=torch.int64, device=device)
+    left = remaining - torch.arange(canvas.steps, device=device)[:, None]
+    layers, going = (left - 1).clamp_(min=0).mul_(4 * width * size).add_(world), left > 0
     for t in range(canvas.steps):
         path[t] = state
-        left = remaining - t
         after = successors.index_select(1, state)
-        layer = (left - 1).clamp(min=0) * (4 * width * size) + world
-        word = words.take((after[:3] >> shift) * size + layer)
-        mask = ((word >> (after[:3] & (1 << shift) - 1) & 1) * weights).sum(0) * (left > 0)
+        word = words.take((after[:3] >> shift) * size + layers[t])
+        mask = ((word >> (after[:3] & (1 << shift) - 1) & 1) * weights).sum(0) * going[t]
         optimal[t] = mask
         actions[t] = picks.take(mask if coins is None else mask * 6 + coins[:, t])
         state = after.gather(0, actions[t : t + 1])[0]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from onpath.envs.gridworld import Agents, Worlds
-from onpath.rng import Key, bits, integers
+from onpath.rng import Key, bits
 
 Split = Literal["train", "validation", "test"]
 SIDE = 19
@@ -99,7 +99,7 @@ def layouts(split: str, device: str = "cpu") -> Int64[Tensor, "N"]:
     return ((place >= low) & (place < high)).nonzero()[:, 0].to(device)
 
 
-def tasks(split: Split, key: Key, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> tuple[Worlds, Agents]:
+def tasks(split: str, key: Key, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> tuple[Worlds, Agents]:
     """Task number ``ids[b]`` of the stream `key`: uniform over the layouts of the split, the 260 cells for the goal,
     the other 259 for the agent, and its four directions.
 
@@ -108,23 +108,37 @@ def tasks(split: Split, key: Key, ids: Int64[Tensor, "B"], device: torch.device 
     (torch.Size([5, 19, 19]), torch.Size([5]))
     """
     ids = ids.to(device)
+    layout, goal = goals(split, key, ids)
+    return worlds_of(layout, goal), starts(layout, goal, key, ids)
+
+
+def goals(split: str, key: Key, ids: Int64[Tensor, "B"]) -> tuple[Int64[Tensor, "B"], Int64[Tensor, "B"]]:
+    """The layouts of tasks, and which of the 260 free cells of each holds the goal; both (B,), on the ids' device."""
     choices = layouts(split, str(ids.device))
-    key = key.fold("tasks")
-    layout = choices[integers(key.fold("layout"), ids, (), len(choices))]
-    goal = integers(key.fold("goal"), ids, (), NUM_FREE)
-    cell = _tables(str(ids.device))[1][layout, goal]
-    worlds = Worlds(walls_of(layout), torch.stack([cell // SIDE, cell % SIDE], dim=-1))
-    return worlds, starts(worlds, key, ids)
+    pick, goal = _draw(key.fold("tasks/goals"), ids, (len(choices), NUM_FREE))
+    return choices.index_select(0, pick), goal
 
 
-def starts(worlds: Worlds, key: Key, ids: Int64[Tensor, "B"]) -> Agents:
-    """Agents drawn uniformly over the 259 free cells that are not the goal, and over directions."""
-    cells = _tables(str(ids.device))[1].index_select(0, layout_of(worlds.walls))
-    index = integers(key.fold("start"), ids, (), NUM_FREE - 1)
-    goal = worlds.goal[:, 0] * SIDE + worlds.goal[:, 1]
-    index = index + (cells.gather(1, index[:, None])[:, 0] >= goal).long()  # the cells rise: skip the goal's
-    cell = cells.gather(1, index[:, None])[:, 0]
-    return Agents(torch.stack([cell // SIDE, cell % SIDE], dim=-1), integers(key.fold("direction"), ids, (), 4))
+def starts(layout: Int64[Tensor, "B"], goal: Int64[Tensor, "B"], key: Key, ids: Int64[Tensor, "B"]) -> Agents:
+    """Agents uniform over the 259 free cells that are not the goal's, and over directions."""
+    start, direction = _draw(key.fold("tasks/starts"), ids, (NUM_FREE - 1, 4))
+    return Agents(_place(layout, start + (start >= goal).long()), direction)
+
+
+def worlds_of(layout: Int64[Tensor, "B"], goal: Int64[Tensor, "B"]) -> Worlds:
+    """Worlds with these layout ids and the goal on this one (0 to 259) of their free cells, counted along y, then x."""
+    return Worlds(walls_of(layout), _place(layout, goal))
+
+
+def _place(layout: Int64[Tensor, "B"], index: Int64[Tensor, "B"]) -> Int64[Tensor, "B 2"]:
+    cell = _tables(str(layout.device))[1].take(layout * NUM_FREE + index)
+    return torch.stack([cell // SIDE, cell % SIDE], dim=-1)
+
+
+def _draw(key: Key, ids: Int64[Tensor, "B"], highs: tuple[int, int]) -> tuple[Int64[Tensor, "B"], Int64[Tensor, "B"]]:
+    """Two integers for each id, below `highs`, for the price of one draw; the bias is below high / 2**32."""
+    words = bits(key, ids, (2,))
+    return words[:, 0] * highs[0] >> 32, words[:, 1] * highs[1] >> 32
 
 
 def reward(num_steps: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:

@@ -219,8 +219,6 @@ def _call_millis(
     return sorted(millis[3:]), int(after.num_forwards.max())
 
 
-def _row(
-    set_name: str, mode: str, metric: str, value: float, ci95: tuple[float, float] | None, n: int
-) -> Row:
+def _row(set_name: str, mode: str, metric: str, value: float, ci95: tuple[float, float] | None, n: int) -> Row:
     interval = None if ci95 is None else list(ci95)
     return {"set": set_name, "mode": mode, "metric": metric, "value": value, "ci95": interval, "n": n}

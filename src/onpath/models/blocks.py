@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,3 +82,62 @@ def keep_where(drop: Bool[Tensor, "B"] | None, value: Float[Tensor, "B *rest"], 
     if drop is None:
         return value
     return torch.where(drop.view(-1, *([1] * (value.dim() - 1))), null.to(value.dtype), value)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with normalised queries and keys; keys and values come from `project`, once per memory."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"attention: width is {width} and num_heads is {num_heads}; width must be a multiple of it")
+        self.num_heads = num_heads
+        self.norm = RMSNorm()
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.outer = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.outer.weight)
+
+    def project(self, memory: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B A S E"], Float[Tensor, "B A S E"]]:
+        """Keys and values of `memory`, A heads of width E."""
+        key, value = self.key_value(self.norm(memory)).chunk(2, dim=-1)
+        return self.norm(self._heads(key)), self._heads(value)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L D"],
+        memory: tuple[Float[Tensor, "B A S E"], Float[Tensor, "B A S E"]],
+        blocked: Bool[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """x plus what it reads from `memory`, whose `blocked` places are never attended."""
+        query = self.norm(self._heads(self.query(self.norm(x))))
+        key, value = memory
+        mask = None if blocked is None else ~blocked[:, None, None, :]
+        read = F.scaled_dot_product_attention(query, key.to(query.dtype), value.to(query.dtype), attn_mask=mask)
+        return x + self.outer(read.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B A L E"]:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class ResidualConv(nn.Module):
+    """x + W₂ * relu(W₁ * norm(x)) over a (B, D, W, H) plane, 3×3, W₂ zero at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm()
+        self.inner = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.outer = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        nn.init.zeros_(self.outer.weight)
+
+    def forward(self, x: Float[Tensor, "B D W H"]) -> Float[Tensor, "B D W H"]:
+        normed = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return x + self.outer(F.relu(self.inner(normed)))
+
+
+def sinusoids(position: Float[Tensor, "*shape"], width: int, longest: float = 64.0) -> Float[Tensor, "*shape width"]:
+    """Sines and cosines of a coordinate at `width` / 2 wavelengths from 2 to `longest`, for positions of any grid."""
+    count = width // 2
+    wavelengths = torch.logspace(math.log2(2.0), math.log2(longest), count, base=2.0, device=position.device)
+    phase = position[..., None] * (2 * math.pi / wavelengths)
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
-from onpath.models.blocks import ResidualMLP, RMSNorm, Standardize, apply_readout, keep_where
+from onpath.models.blocks import (
+    Attention,
+    ResidualConv,
+    ResidualMLP,
+    RMSNorm,
+    Standardize,
+    apply_readout,
+    keep_where,
+    sinusoids,
+)
 from onpath.types import Readout, Spec
 
 WALL, GOAL, AGENT = 2, 8, 10  # MiniGrid's object codes
@@ -107,3 +116,136 @@ class PlanMLP(nn.Module):
         else:
             flat = flat[rows]
         return flat if readout is None else apply_readout(lambda logits: logits, flat, rows, readout)
+
+
+class PlanTransformer(nn.Module):
+    """A transformer over the plan that reads an image of any size: the state is a memory, encoded once per plan.
+
+    Cells are embedded (object, colour, state), passed through residual convolutions, pooled to patches with 2-D
+    sinusoidal positions, and read by cross-attention; the agent's and the goal's cells are tokens of their own.
+    spec: of the data. width, num_heads, depth: of the plan's blocks. convs: residual convolutions over the cells.
+    patch: side of a patch in cells. time: whether the masked fraction is an input.
+    """
+
+    num_objects, num_colours, num_states = 11, 6, 4  # sizes of MiniGrid's codes
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        width: int = 256,
+        num_heads: int = 4,
+        depth: int = 4,
+        convs: int = 3,
+        patch: int = 3,
+        time: bool = True,
+    ) -> None:
+        super().__init__()
+        self.length, self.num_words, self.patch, self.width, self.time = spec.length, spec.num_words, patch, width, time
+        codes = self.num_objects + self.num_colours + self.num_states
+        self.cell = nn.Embedding(codes, width // 4)
+        self.convs = nn.ModuleList(ResidualConv(width // 4) for _ in range(convs))
+        self.patches = nn.Linear(patch * patch * width // 4, width)
+        self.place = nn.Linear(width // 4 + 2 * (width // 4), width)
+        self.direction = nn.Embedding(4, width)
+        self.unconditional = nn.Parameter(torch.zeros(width))
+        self.token = nn.Embedding(spec.num_words + 1, width)
+        self.position = nn.Parameter(torch.randn(spec.length, width) * 0.02)
+        self.read_time = nn.Linear(1, width)
+        self.blocks = nn.ModuleList(_PlanBlock(width, num_heads) for _ in range(depth))
+        self.norm = RMSNorm()
+        self.head = nn.Linear(width, spec.num_words)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def encode(
+        self,
+        image: UInt8[Tensor, "B W H 3"],
+        direction: Int64[Tensor, "B"],
+        drop: Bool[Tensor, "B"] | None = None,
+        padding: Bool[Tensor, "B L"] | None = None,
+    ) -> tuple[tuple[tuple[Tensor, Tensor], ...], Bool[Tensor, "B L"] | None]:
+        """Keys and values of the state for every block, and the padding of the plan, which is never attended."""
+        offsets = torch.tensor([0, self.num_objects, self.num_objects + self.num_colours], device=image.device)
+        cells = self.cell(image.long() + offsets).sum(-2).movedim(-1, 1)
+        for conv in self.convs:
+            cells = conv(cells)
+        tokens = torch.cat(
+            [self._patches(cells), self._located(cells, image), self.direction(direction)[:, None]], dim=1
+        )
+        tokens = keep_where(drop, tokens, self.unconditional)
+        return tuple(block.cross.project(tokens) for block in self.blocks), padding
+
+    def _patches(self, cells: Float[Tensor, "B E W H"]) -> Float[Tensor, "B S D"]:
+        side = self.patch
+        w, h = cells.shape[2:]
+        cells = F.pad(cells, (0, -h % side, 0, -w % side))
+        parts = cells.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (B, E, W/p, p, H/p, p)
+        tokens = self.patches(parts.permute(0, 2, 4, 1, 3, 5).flatten(3)).flatten(1, 2)
+        x, y = torch.meshgrid(
+            torch.arange(0, w, side, device=cells.device), torch.arange(0, h, side, device=cells.device), indexing="ij"
+        )
+        return tokens + self._grid_position(x.flatten(), y.flatten())
+
+    def _grid_position(self, x: Int64[Tensor, "*s"], y: Int64[Tensor, "*s"]) -> Float[Tensor, "*s D"]:
+        half = self.width // 2
+        return torch.cat([sinusoids(x.float(), half), sinusoids(y.float(), half)], dim=-1)
+
+    def _located(self, cells: Float[Tensor, "B E W H"], image: UInt8[Tensor, "B W H 3"]) -> Float[Tensor, "B 2 D"]:
+        """A token for the agent's cell and one for the goal's (cell 0 where there is none)."""
+        height = image.shape[2]
+        kinds = image[..., 0].flatten(1)
+        index = torch.stack([(kinds == code).to(torch.uint8).argmax(1) for code in (AGENT, GOAL)], dim=1)
+        flat = cells.flatten(2).movedim(1, 2)
+        local = flat.gather(1, index[..., None].expand(-1, -1, flat.shape[2]))
+        quarter = self.width // 4
+        x, y = index // height, index % height
+        place = torch.cat([sinusoids(x.float(), quarter), sinusoids(y.float(), quarter)], dim=-1)
+        return self.place(torch.cat([local, place.to(local.dtype)], dim=-1)) + self._grid_position(x, y)
+
+    def forward(
+        self,
+        x: Int[Tensor, "M L"],
+        t: Float[Tensor, "M"],
+        memo: Any,
+        *,
+        rows: Int64[Tensor, "N"] | None = None,
+        readout: Readout | None = None,
+    ) -> Any:
+        """Logits (M, L, V), or (N, V) at `rows`, or what `readout` makes of them."""
+        memory, padding = memo
+        copies = x.shape[0] // memory[0][0].shape[0]
+        if copies > 1:
+            memory = tuple(tuple(part.repeat(copies, 1, 1, 1) for part in pair) for pair in memory)
+            padding = None if padding is None else padding.repeat(copies, 1)
+        hidden = self.token(x) + self.position
+        if self.time:
+            hidden = hidden + self.read_time(t.to(hidden.dtype)[:, None])[:, None]
+        for block, pair in zip(self.blocks, memory, strict=True):
+            hidden = block(hidden, pair, padding)
+        flat = self.norm(hidden).flatten(0, 1)
+        if rows is not None:
+            flat = flat[rows]
+        if readout is not None:
+            every = torch.arange(flat.shape[0], device=flat.device) if rows is None else rows
+            return apply_readout(self.head, flat, every, readout)
+        return self.head(flat) if rows is not None else self.head(flat).unflatten(0, x.shape)
+
+
+class _PlanBlock(nn.Module):
+    """Attention within the plan, attention to the state, and an MLP."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.inner = Attention(width, num_heads)
+        self.cross = Attention(width, num_heads)
+        self.mlp = ResidualMLP(width, 4 * width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "M L D"],
+        state: tuple[Tensor, Tensor],
+        padding: Bool[Tensor, "M L"] | None,
+    ) -> Float[Tensor, "M L D"]:
+        x = self.inner(x, self.inner.project(x), padding)
+        return self.mlp(self.cross(x, state))

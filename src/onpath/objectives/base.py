@@ -65,15 +65,17 @@ def score_masked(process: Masking, denoiser: Denoiser, batch: Batch, noisy: Nois
     """Cross-entropy of the clean tokens at the masked positions, the head running there only.
 
     `noisy` may hold m·B rows for a batch of B: several corruptions of the same examples share one encoding.
+    A network that also has a logit for [MASK] is scored by its distribution over words, as it is sampled from.
     """
     length = batch.x.shape[1]
     copies = noisy.x.shape[0] // batch.size
-    targets = batch.x.repeat(copies, 1).flatten()
+    # elsewhere the token need not be a word: a dropped prompt is [MASK], padding is anything
+    targets = torch.where(noisy.masked, batch.x.repeat(copies, 1), 0).flatten()
     rows = masked_rows(noisy)
     counts = noisy.masked.sum(-1) if noisy.num_masked is None else noisy.num_masked.to(noisy.x.device)
 
     def readout(logits: Float[Tensor, "N V"], chunk: Int64[Tensor, "N"]) -> tuple[Tensor, Tensor]:
-        logits = logits.float()
+        logits = process.words_only(logits.float())
         target = targets[chunk]
         return F.cross_entropy(logits, target, reduction="none"), logits.detach().argmax(-1) == target
 

@@ -41,6 +41,7 @@ class MaskedCrossEntropy(Objective):
 
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
         low, high = as_ramp(self.low).value(step), as_ramp(self.high).value(step)
+        batch = dropped(self.process, batch, self.condition_dropout, key)
         t = stratified(key, batch.ids)
         ratio = low + (high - low) * self.process.schedule.mask_ratio(t)
         if self.exact:
@@ -49,7 +50,6 @@ class MaskedCrossEntropy(Objective):
             noisy = self.process.corrupt_count(batch, num_masked, key.fold("corrupt"))
         else:
             noisy = self.process.corrupt_ratio(batch, ratio.float().to(batch.x.device), key.fold("corrupt"))
-        conditioned = dropped(self.process, batch, self.condition_dropout, key)
-        scores = score_masked(self.process, nets.model, conditioned, noisy)
+        scores = score_masked(self.process, nets.model, batch, noisy)
         metrics = token_metrics(scores, noisy, batch)
         return Loss(scores.nats.sum(), metrics["num_masked"][0], metrics)

@@ -56,9 +56,9 @@ class ContinuousNELBO(Objective):
             raise ValueError(f"continuous NELBO: masks is {self.masks!r}; allowed are pairs, counts, bernoulli")
 
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
-        draws = stratified(key, batch.ids)
-        noisy, weights = self._states(batch, draws, key.fold("corrupt"))
-        return _nelbo_loss(nets, self.process, dropped(self.process, batch, self.condition_dropout, key), noisy, weights)
+        batch = dropped(self.process, batch, self.condition_dropout, key)
+        noisy, weights = self._states(batch, stratified(key, batch.ids), key.fold("corrupt"))
+        return _nelbo_loss(nets, self.process, batch, noisy, weights)
 
     def _states(
         self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key
@@ -116,6 +116,7 @@ class TrajectoryNELBO(Objective):
         times = torch.tensor(self.grid.times(self.process.schedule), dtype=torch.float64)
         num_steps = len(times) - 1
         num_sampled = self.steps_per_example or num_steps
+        batch = dropped(self.process, batch, self.condition_dropout, key)
         draws = stratified(key, batch.ids)
         states, weights = [], []
         for sample in range(num_sampled):
@@ -124,8 +125,7 @@ class TrajectoryNELBO(Objective):
             noisy, weight = self._state(batch, times, index, key.fold("corrupt").fold(str(sample)))
             states.append(noisy)
             weights.append(weight * num_steps / num_sampled)
-        conditioned = dropped(self.process, batch, self.condition_dropout, key)
-        return _nelbo_loss(nets, self.process, conditioned, stack_noisy(states), torch.cat(weights))
+        return _nelbo_loss(nets, self.process, batch, stack_noisy(states), torch.cat(weights))
 
     def _state(
         self, batch: Batch, times: Float[Tensor, "T"], index: Int64[Tensor, "B"], key: rng.Key

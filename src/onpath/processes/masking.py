@@ -47,7 +47,12 @@ class Masking(Process):
         The same key ranks the positions in the same order whatever the count, so a smaller count masks a subset.
         """
         ranks = self.ranks(batch, key)
-        masked = ranks < num_masked.to(ranks.device)[:, None]
+        if num_masked.device.type == "cpu" and (num_masked > batch.free_counts()).any():
+            raise ValueError(
+                f"corrupt_count: num_masked goes up to {int(num_masked.max())} where rows have "
+                f"{int(batch.free_counts().min())} free positions or more; lower it to the free positions of each row"
+            )
+        masked = (ranks < num_masked.to(ranks.device)[:, None]) & batch.free()
         counts = num_masked if num_masked.device.type == "cpu" else None
         return Noisy(batch.x.masked_fill(masked, self.mask_id), masked, counts)
 
@@ -77,6 +82,14 @@ class Masking(Process):
         """Masked share of the free positions, the time that a network receives; M is a multiple of B."""
         free = batch.free_counts().to(num_masked.device).clamp_min(1)
         return num_masked / free.repeat(len(num_masked) // batch.size)
+
+    def words_only(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """The logits with that of [MASK], if the network has one, at -inf: the distribution that is sampled from."""
+        if self.mask_id >= logits.shape[-1]:
+            return logits
+        logits = logits.clone()
+        logits[:, self.mask_id] = -torch.inf
+        return logits
 
     def unconditional(self, batch: Batch, rows: Bool[Tensor, "B"] | None = None) -> Batch:
         """Without its conditions (``cond["drop"]`` is True there); a batch without any loses its given tokens instead.

@@ -116,16 +116,17 @@ def walk(
     key: rng.Key,
     knobs: Knobs | None = None,
 ) -> Iterator[State]:
-    """Yields the state at every time of the grid, the prior first: the denoising loop of the whole package."""
+    """Yields the state at every time of the grid, the prior first: the denoising loop of the whole package.
+
+    Finished rows are left out of the forwards; the walk ends early where all of them are known to be finished.
+    """
     knobs = knobs or Knobs()
     with torch.no_grad():
         state = sampler.init(process, denoiser, batch, knobs)
     yield state
-    # looking for finished rows needs their number on the host, which on a GPU would stall every step
-    compact = sampler.finishes_early() and batch.x.device.type == "cpu"
     for index, times in enumerate(pairwise(grid.times(process.schedule))):
         with torch.no_grad():
-            active = state.masked.any(1).nonzero()[:, 0] if compact else None
+            active = _unfinished(sampler, state)
             if active is None or len(active) == batch.size:
                 state = sampler.step(process, denoiser, state, times, key.at(index), knobs)
             elif len(active) == 0:
@@ -134,6 +135,15 @@ def walk(
                 part = sampler.step(process, denoiser, state.rows(active), times, key.at(index), knobs.rows(active))
                 state = state.merged(part, active)
         yield state
+
+
+def _unfinished(sampler: Sampler, state: State) -> Int64[Tensor, "N"] | None:
+    """Rows that still have a masked position, on the CPU; None where finding them would stall a GPU at every step."""
+    if state.num_masked is not None:
+        return state.num_masked.nonzero()[:, 0]
+    if sampler.finishes_early() and state.masked.device.type == "cpu":
+        return state.masked.any(1).nonzero()[:, 0]
+    return None
 
 
 def sample(

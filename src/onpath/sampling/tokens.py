@@ -37,10 +37,7 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Chosen tokens of N rows. token: (N,). confidence: their probability. margin: first minus second. entropy: nats.
-
-    log_prob: of the token under the distribution that it was drawn from.
-    """
+    """Chosen tokens of N rows. token: (N,). confidence: their probability. margin: first minus second. entropy: nats."""
 
     token: Int64[Tensor, "N"]
     confidence: Float[Tensor, "N"]

@@ -55,18 +55,22 @@ class Unmasking(Sampler):
             )
 
     def finishes_early(self) -> bool:
-        return isinstance(self.count, AdaptiveCount)
+        return not isinstance(self.count, ScheduleCount)
 
     def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
+        fixed = isinstance(self.count, ScheduleCount)
+        if knobs.reveal is not None and not fixed:
+            raise ValueError(
+                f"knobs: reveal sets the number of reveals of each row, but {type(self.count).__name__} decides it; "
+                "leave reveal out, or set count: ScheduleCount()"
+            )
         prior = process.prior(batch)
-        request = batch
         cond = batch.conditions()
         if self._is_guided(knobs):
             bare = process.unconditional(batch).conditions()
             flags = torch.zeros(batch.size, dtype=torch.bool, device=batch.x.device)
             both = {**cond, "drop": flags} if "drop" in bare else cond
             cond = {name: torch.cat([both[name], bare[name]]) for name in both}
-        fixed = isinstance(self.count, ScheduleCount)
         return State(
             x=prior.x,
             masked=prior.masked,
@@ -75,7 +79,7 @@ class Unmasking(Sampler):
             confidence=torch.zeros(prior.x.shape, device=prior.x.device),
             num_forwards=torch.zeros(batch.size, dtype=torch.int64),
             step=0,
-            batch=request,
+            batch=batch,
             memo=denoiser.encode(**cond),
         )
 
@@ -89,6 +93,8 @@ class Unmasking(Sampler):
         if blind is None and state.num_masked is not None:
             total = int(state.num_masked.sum())
         rows = _flat_rows(state.masked if blind is None else blind, total)
+        if len(rows) == 0 or (num_reveal is not None and not num_reveal.any()):
+            return replace(state, step=state.step + 1)  # nothing is revealed: the network has nothing to say
         drawn = self._forward(process, denoiser, state, rows, key, knobs)
         if blind is None:
             last = (process.schedule.mask_ratio(s) <= 0).to(state.x.device)
@@ -154,10 +160,8 @@ class Unmasking(Sampler):
             if is_guided:
                 chunk = chunk[0::2]
                 logits = guided(logits, weight[chunk // length])
-            if process.mask_id < logits.shape[-1]:
-                logits = logits.index_fill(-1, torch.tensor(process.mask_id, device=device), -torch.inf)
             heat = None if knobs.temperature is None else knobs.temperature[chunk // length]
-            drawn = draw(logits, None if words is None else words[chunk], self.tokens, heat)
+            drawn = draw(process.words_only(logits), None if words is None else words[chunk], self.tokens, heat)
             return drawn.token, drawn.confidence, drawn.margin, drawn.entropy
 
         x, counts = state.x, state.num_masked

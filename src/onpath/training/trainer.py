@@ -167,6 +167,18 @@ class Trainer:
             writer.close()
         return run.average
 
+    def time_steps(self, job: Job, num_steps: int = 5) -> float:
+        """Seconds of an optimizer step, the median of a few after a first one; nothing is written."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        run, seconds = self._start(job), []
+        for _ in range(num_steps + 1):
+            begun = time.perf_counter()
+            float(self._step(run, job, self.num_steps(job.source), Meter()))
+            seconds.append(time.perf_counter() - begun)
+            run.step += 1
+        return sorted(seconds[1:])[num_steps // 2]
+
     def validate(self, network: nn.Module, job: Job, num_steps: int) -> dict[str, float]:
         """Means over the validation examples at the final values of every ramp, under draws that never change."""
         meters = [Meter() for _ in (job.objective, *job.bounds)]
