@@ -60,9 +60,7 @@ class ContinuousNELBO(Objective):
         noisy, weights = self._states(batch, stratified(key, batch.ids), key.fold("corrupt"))
         return _nelbo_loss(nets, self.process, batch, noisy, weights)
 
-    def _states(
-        self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key
-    ) -> tuple[Noisy, Float[Tensor, "M"]]:
+    def _states(self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key) -> tuple[Noisy, Float[Tensor, "M"]]:
         free = batch.free_counts()
         if self.masks == "bernoulli":
             # 1 - draws lies in (0, 1]: the weight is finite at every t that can be drawn
@@ -76,7 +74,9 @@ class ContinuousNELBO(Objective):
         count = (draws * (free + 1)).long()
         ranks = self.process.ranks(batch, key)
         first = ranks < count.to(ranks.device)[:, None]
-        noisy = stack_noisy([self._masked(batch, m, c) for m, c in ((first, count), (batch.free() & ~first, free - count))])
+        noisy = stack_noisy(
+            [self._masked(batch, m, c) for m, c in ((first, count), (batch.free() & ~first, free - count))]
+        )
         sizes = torch.cat([count, free - count])
         weights = torch.where(sizes > 0, 0.5 * (free + 1).repeat(2) / sizes.clamp_min(1), 0.0)
         return noisy, weights.float()
