@@ -145,7 +145,6 @@ class Run:
             knobs,
         )
 
-
     def words(self, tokens: Sequence[int]) -> str:
         """A sample as people read it."""
         source = self.parts.source

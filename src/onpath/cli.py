@@ -8,9 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from onpath.config import RunConfig
@@ -28,7 +30,8 @@ errors = Console(stderr=True)
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.", metavar="RECIPE|FILE")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings over the recipe's, such as training.steps=1000.", metavar="[KEY=VALUE]…")
+    list[str] | None,
+    typer.Argument(help="Settings over the recipe's, such as training.steps=1000.", metavar="[KEY=VALUE]…"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -39,7 +42,9 @@ def train(
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and its cost; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config and its cost; train nothing.")
+    ] = False,
 ) -> None:
     """Train a model from a recipe or a YAML file."""
     from onpath.build import build
@@ -102,7 +107,9 @@ def sample(
 
 @app.command()
 def check(
-    target: Annotated[str, typer.Argument(help="A recipe's name, a YAML file, or the folder of a run.", metavar="RECIPE|RUN")],
+    target: Annotated[
+        str, typer.Argument(help="A recipe's name, a YAML file, or the folder of a run.", metavar="RECIPE|RUN")
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Run the sanity checks of a recipe or a run, in under a minute, and print its schedule."""
@@ -138,15 +145,12 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except typer.Abort:
         sys.exit(130)
-    except Exception as error:
-        # typer's own usage errors print themselves with the usage line
-        if hasattr(error, "show"):
-            error.show()
-            sys.exit(2)
-        if isinstance(error, ValueError):
-            errors.print(f"[bold red]error:[/bold red] {error}", highlight=False, markup=True)
-            sys.exit(2)
-        raise
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except ValueError as error:
+        errors.print(Text("error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
+        sys.exit(2)
 
 
 def _shipped() -> list[Path]:
@@ -195,7 +199,14 @@ class _Shown:
 
 
 def _progress_bar() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         BarColumn(),

@@ -38,7 +38,9 @@ class Part:
     def make(self, **wired: Any) -> Any:
         """The object. Of `wired`, it receives what its constructor names."""
         names = _fields(self.cls)
-        values = {name: value.make(**wired) if isinstance(value, Part) else value for name, value in self.fields.items()}
+        values = {
+            name: value.make(**wired) if isinstance(value, Part) else value for name, value in self.fields.items()
+        }
         extra = {name: value for name, value in wired.items() if name in names and name not in values}
         try:
             return self.cls(**values, **extra)
@@ -91,7 +93,7 @@ class RunConfig:
 
 def override(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """`data` with each `key.path=value` put in; a new `kind` starts its part afresh."""
-    data = _copy(data)
+    result: dict[str, Any] = _copy(data)
     for text in overrides:
         path, separator, value = text.partition("=")
         if not separator or not path:
@@ -101,7 +103,7 @@ def override(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
         except yaml.YAMLError as error:
             raise ValueError(f"override: the value of {text!r} is not YAML: {error}") from error
         *parents, last = path.strip().split(".")
-        node = data
+        node = result
         for depth, name in enumerate(parents):
             child = node.get(name)
             if isinstance(child, str):  # a bare kind, such as `schedule: cosine`
@@ -118,7 +120,7 @@ def override(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
         if last in ("kind", "class") and node.get(last) != parsed:
             node.clear()
         node[last] = parsed
-    return data
+    return result
 
 
 def _copy(data: Any) -> Any:
@@ -191,11 +193,11 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
     for option in options:
         if option in FAMILIES and (not leaves or isinstance(value, Mapping | str)):
             return _parse_part(option, value, path)
-        if dataclasses.is_dataclass(option):
+        if isinstance(option, type) and dataclasses.is_dataclass(option):
             if not isinstance(value, Mapping):
                 raise ValueError(f"config: {path} is {value!r}; a mapping of {', '.join(_fields(option))} is needed")
             return _checked(Part(option, "", _parse_fields(option, value, path), path))
-    leaf = typing.Union[tuple(leaves)]  # noqa: UP007  (built at run time)
+    leaf: Any = typing.Union[tuple(leaves)]  # noqa: UP007  (built at run time)
     try:
         return TypeAdapter(leaf, config=_STRICT).validate_python(value)
     except ValidationError as error:

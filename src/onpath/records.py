@@ -1,11 +1,11 @@
 """The run folder: the one format that training writes and that evaluation, reports and people read.
 
-    config.yaml       resolved, every default written out
-    environment.json  versions and machine
-    metrics.jsonl     one object a line: {"step": …, "set": "train" | "validation", name: value, …}
-    checkpoints/      step-N/, see ``training.checkpoint``
-    samples/          what was generated
-    evaluation.json   rows {set, mode, metric, value, ci95, n}
+config.yaml       resolved, every default written out
+environment.json  versions and machine
+metrics.jsonl     one object a line: {"step": …, "set": "train" | "validation", name: value, …}
+checkpoints/      step-N/, see ``training.checkpoint``
+samples/          what was generated
+evaluation.json   rows {set, mode, metric, value, ci95, n}
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """The run at `path`; ValueError where there is none."""
         if not (path / "config.yaml").is_file():
-            raise ValueError(f"run folder: {path} holds no config.yaml, so it is not a run; start one with onpath train")
+            raise ValueError(
+                f"run folder: {path} holds no config.yaml, so it is not a run; start one with onpath train"
+            )
         return cls(path)
 
     @property

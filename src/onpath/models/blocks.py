@@ -90,7 +90,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if width % num_heads:
-            raise ValueError(f"attention: width is {width} and num_heads is {num_heads}; width must be a multiple of it")
+            raise ValueError(
+                f"attention: width is {width} and num_heads is {num_heads}; width must be a multiple of it"
+            )
         self.num_heads = num_heads
         self.norm = RMSNorm()
         self.query = nn.Linear(width, width, bias=False)

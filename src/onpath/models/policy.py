@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -174,7 +174,7 @@ class PlanTransformer(nn.Module):
             [self._patches(cells), self._located(cells, image), self.direction(direction)[:, None]], dim=1
         )
         tokens = keep_where(drop, tokens, self.unconditional)
-        return tuple(block.cross.project(tokens) for block in self.blocks), padding
+        return tuple(cast(_PlanBlock, block).cross.project(tokens) for block in self.blocks), padding
 
     def _patches(self, cells: Float[Tensor, "B E W H"]) -> Float[Tensor, "B S D"]:
         side = self.patch

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-class Count(ABC):
+class Count(ABC):  # noqa: B024  (a family without a common method: two rules are plain choices, the others look)
     """A rule for the number of reveals."""
 
 

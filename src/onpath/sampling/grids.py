@@ -41,7 +41,7 @@ class UniformGrid(Grid):
         _check_steps(self.steps)
 
     def inner(self, schedule: Schedule) -> tuple[float, ...]:
-        return tuple(1.0 - step / self.steps for step in range(self.steps)) + (0.0,)
+        return (*(1.0 - step / self.steps for step in range(self.steps)), 0.0)
 
 
 @dataclass(frozen=True)

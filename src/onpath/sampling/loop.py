@@ -159,11 +159,8 @@ def sample(
 
     >>> # state = sample(policy, process, Unmasking(), UniformGrid(10), batch, Key(0)); plans = state.x
     """
-    state = None
-    for state in walk(denoiser, process, sampler, grid, batch, key, knobs):
-        pass
-    assert state is not None
-    return state
+    *_, last = walk(denoiser, process, sampler, grid, batch, key, knobs)
+    return last
 
 
 def _pick(tensor: Tensor | None, index: Int64[Tensor, "N"]) -> Any:

@@ -37,7 +37,10 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Chosen tokens of N rows. token: (N,). confidence: their probability. margin: first minus second. entropy: nats."""
+    """Chosen tokens of N rows.
+
+    token: (N,). confidence: its probability. margin: of the two likeliest tokens. entropy: in nats.
+    """
 
     token: Int64[Tensor, "N"]
     confidence: Float[Tensor, "N"]

@@ -153,7 +153,7 @@ class Unmasking(Sampler):
         words = None if greedy else rng.bits(key.fold("token"), batch.ids.to(device), (length,)).flatten()
         is_guided = self._is_guided(knobs)
         weight = knobs.guidance
-        if is_guided and weight is None:
+        if weight is None:
             weight = torch.full((batch.size,), self.guidance, device=device)
 
         def readout(logits: Tensor, chunk: Int64[Tensor, "N"]) -> tuple[Tensor, ...]:
@@ -222,7 +222,7 @@ class Unmasking(Sampler):
             state,
             x=torch.where(reveal, token, state.x),
             masked=state.masked & ~reveal,
-            num_masked=None if num_reveal is None else state.num_masked - num_reveal,
+            num_masked=None if num_reveal is None or state.num_masked is None else state.num_masked - num_reveal,
             revealed_at=torch.where(reveal, state.step, state.revealed_at),
             confidence=torch.where(reveal, confidence, state.confidence),
             num_forwards=state.num_forwards + (2 if is_guided else 1),

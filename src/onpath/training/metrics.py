@@ -29,6 +29,8 @@ class Meter:
     def means(self) -> dict[str, float]:
         """Sum over count of everything added, as floats; a metric that counted nothing is left out."""
         values = [v for pair in self._sums.values() for v in pair]
-        numbers = torch.stack([torch.as_tensor(v, dtype=torch.float64).cpu() for v in values]).tolist() if values else []
+        numbers = (
+            torch.stack([torch.as_tensor(v, dtype=torch.float64).cpu() for v in values]).tolist() if values else []
+        )
         pairs = zip(self._sums, numbers[0::2], numbers[1::2], strict=True)
         return {name: total / count for name, total, count in pairs if count}

@@ -62,9 +62,7 @@ class Muon(OptimizerConfig):
                 "take optimizer: adamw"
             )
         chosen = {id(p) for p in hidden}
-        muon = torch.optim.Muon(
-            hidden, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        muon = torch.optim.Muon(hidden, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
         return [muon, self.rest._over([p for _, p in named if id(p) not in chosen])]
 
 

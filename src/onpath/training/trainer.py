@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn as nn
@@ -21,7 +21,7 @@ from onpath.training import checkpoint
 from onpath.training.ema import average_of, update_average
 from onpath.training.metrics import Meter
 from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor
-from onpath.types import Nets
+from onpath.types import Denoiser, Nets
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class Trainer:
                 batch = job.validation.examples(ids, job.device).to(job.device)
                 for meter, objective in zip(meters, (job.objective, *job.bounds), strict=True):
                     with self._autocast(job.device):
-                        meter.add(objective(Nets(network), batch, key, num_steps))
+                        meter.add(objective(Nets(cast(Denoiser, network)), batch, key, num_steps))
         row: dict[str, float] = {}
         for meter in reversed(meters):  # the objective's own figures win over a bound's of the same name
             row |= meter.means()
@@ -213,7 +213,7 @@ class Trainer:
             ids = step_ids(run.step, self.batch_size, part, self.accumulation)
             batch = job.source.examples(ids, job.device).to(job.device)
             with self._autocast(job.device):
-                loss = job.objective(Nets(run.model, run.average), batch, key, run.step)
+                loss = job.objective(Nets(cast(Denoiser, run.model), cast(Denoiser, run.average)), batch, key, run.step)
             loss.numerator.backward()
             denominator = denominator + loss.denominator
             meter.add(loss)
