@@ -14,6 +14,7 @@ from onpath import rng
 from onpath.config import RunConfig
 from onpath.data.source import ActionSource, Source
 from onpath.evaluation.arenas import task_set
+from onpath.evaluation.check import Check, ScheduleRow, check_all, schedule_table
 from onpath.evaluation.envs import Mode, Row, evaluate, latency
 from onpath.evaluation.policy import PlanPolicy
 from onpath.evaluation.settings import Evaluation
@@ -52,9 +53,7 @@ class Parts:
 
     def job(self) -> Job:
         """What the trainer is given; the network's input statistics are taken from the training data first."""
-        if isinstance(self.model, Calibrated):
-            ids = torch.arange(_CALIBRATION_EXAMPLES, dtype=torch.int64)
-            self.model.calibrate(**self.source.examples(ids).cond)
+        self.calibrate()
         return Job(
             model=self.model,
             objective=self.objective,
@@ -65,6 +64,12 @@ class Parts:
             bounds=self._bounds(),
             identity={"schedule": self.config.schedule.as_dict()},
         )
+
+    def calibrate(self) -> None:
+        """Takes the statistics of the network's inputs from training examples, where the network has any."""
+        if isinstance(self.model, Calibrated):
+            ids = torch.arange(_CALIBRATION_EXAMPLES, dtype=torch.int64)
+            self.model.calibrate(**self.source.examples(ids).cond)
 
     def _bounds(self) -> tuple[Objective, ...]:
         """The bound that validation reports where the training loss is none: continuous where the schedule allows."""
@@ -221,3 +226,21 @@ def estimate(config: RunConfig) -> dict[str, str]:
     if parts.device.type == "cuda":
         rows["peak GPU memory"] = f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"
     return rows
+
+
+def check(config: RunConfig, run: Run | None = None) -> tuple[tuple[Check, ...], tuple[ScheduleRow, ...]]:
+    """The sanity checks of a config, or of a trained run, and its schedule as a table."""
+    parts = build(config)
+    if parts.trainer.threads:
+        torch.set_num_threads(parts.trainer.threads)
+    parts.calibrate()
+    parts.model.to(parts.device)
+    checks = check_all(
+        parts.model,
+        parts.objective,
+        parts.source,
+        parts.trainer.optimizer,
+        trained=None if run is None else cast(nn.Module, run.denoiser),
+        schedules=() if run is None else (run.parts.process.schedule,),
+    )
+    return checks, schedule_table(parts.process.schedule)

@@ -8,14 +8,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onpath.config import RunConfig
+    from onpath.evaluation.check import Check, ScheduleRow
     from onpath.training.trainer import Progress
 
 app = typer.Typer(
@@ -113,12 +115,14 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Run the sanity checks of a recipe or a run, in under a minute, and print its schedule."""
-    from onpath.build import checks
+    from onpath.build import check as run_checks
+    from onpath.build import load
 
     is_run = (Path(target) / "config.yaml").is_file()
     config = _config(target, overrides or [], Path(target) if is_run else None)
+    trained = load(target) if is_run else None
     with console.status("checking …"):
-        results, schedule = checks(config, Path(target) if is_run else None)
+        results, schedule = run_checks(config, trained)
     _show_checks(results)
     _show_schedule(schedule)
     if not all(result.passed for result in results):
@@ -140,14 +144,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
 def main() -> None:
     """Entry point: a user's mistake ends with one message and exit code 2, a bug with its traceback."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(2)
+        app()
     except ValueError as error:
         errors.print(Text("error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
         sys.exit(2)
@@ -265,16 +262,17 @@ def _show_evaluation(rows: list[dict[str, Any]]) -> None:
         console.print(timings)
 
 
-def _show_checks(results: list[Any]) -> None:
-    table = Table("", "check", "measured", "needed", "if it fails")
+def _show_checks(results: Sequence[Check]) -> None:
+    table = Table("", "check", "measured", "needed", "what to do")
     for result in results:
         mark = "[green]ok[/green]" if result.passed else "[bold red]FAILED[/bold red]"
-        table.add_row(mark, result.name, result.measured, result.required, "" if result.passed else result.advice)
+        measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items())
+        table.add_row(mark, result.name, measured, result.required, "" if result.passed else result.advice)
     console.print(table)
 
 
-def _show_schedule(schedule: list[tuple[float, float, float]]) -> None:
+def _show_schedule(schedule: Sequence[ScheduleRow]) -> None:
     table = Table("t", "alpha", "mask share", title="schedule")
     for row in schedule:
-        table.add_row(*(f"{value:.4f}" for value in row))
+        table.add_row(f"{row.t:.3f}", f"{row.alpha:.4f}", f"{row.mask_share:.4f}")
     console.print(table)
