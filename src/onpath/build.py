@@ -63,6 +63,7 @@ class Parts:
             device=self.device,
             bounds=self._bounds(),
             identity={"schedule": self.config.schedule.as_dict()},
+            config=self.config.as_dict(),
         )
 
     def calibrate(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -53,17 +54,19 @@ def train(
     from onpath.records import RunFolder
 
     path = run or Path("runs") / Path(recipe).stem
+    begun = RunFolder.open(path) if resume else None
     config = _config(recipe, overrides or [], path if resume else None)
     parts = build(config)
     if dry_run:
         _show_dry_run(config)
         return
-    folder = RunFolder.open(path) if resume else RunFolder.create(path, config.as_dict())
-    console.print(f"training [bold]{recipe}[/bold] into {path} on {parts.device}")
+    job = parts.job()  # before the folder: a mistake leaves nothing behind
+    folder = begun or RunFolder.create(path, config.as_dict())
+    console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {parts.device}")
     with _progress_bar() as bar:
-        parts.trainer.fit(parts.job(), folder, resume=resume, on_progress=_Shown(bar))
+        parts.trainer.fit(job, folder, resume=resume, on_progress=_Shown(bar))
     _show_last_metrics(folder)
-    console.print(f"next: [bold]onpath evaluate {path}[/bold]")
+    console.print(f"next: [bold]onpath evaluate {escape(str(path))}[/bold]")
 
 
 @app.command()
@@ -76,7 +79,7 @@ def evaluate(
     from onpath.build import load
 
     loaded = load(run, overrides=[f"evaluation.{text}" for text in overrides or []])
-    with console.status("evaluating …"):
+    with errors.status("evaluating …"):
         rows = loaded.evaluate()
     loaded.folder.write_evaluation(rows)
     if as_json:
@@ -88,7 +91,7 @@ def evaluate(
 @app.command()
 def sample(
     run: RunArgument,
-    num: Annotated[int, typer.Option(help="How many.")] = 4,
+    num: Annotated[int, typer.Option(help="How many.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.")] = None,
     as_json: JsonOption = False,
@@ -98,7 +101,7 @@ def sample(
     from onpath.sampling.grids import EvenGrid
 
     loaded = load(run)
-    state = loaded.sample(num_samples=num, seed=seed, grid=EvenGrid(steps) if steps else None)
+    state = loaded.sample(num_samples=num, seed=seed, grid=None if steps is None else EvenGrid(steps))
     loaded.folder.append_samples(seed, state.x.tolist(), state.revealed_at.tolist())
     if as_json:
         sys.stdout.write(json.dumps({"tokens": state.x.tolist(), "revealed_at": state.revealed_at.tolist()}) + "\n")
@@ -121,7 +124,7 @@ def check(
     is_run = (Path(target) / "config.yaml").is_file()
     config = _config(target, overrides or [], Path(target) if is_run else None)
     trained = load(target) if is_run else None
-    with console.status("checking …"):
+    with errors.status("checking …"):
         results, schedule = run_checks(config, trained)
     _show_checks(results)
     _show_schedule(schedule)
@@ -143,6 +146,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
 
 def main() -> None:
     """Entry point: a user's mistake ends with one message and exit code 2, a bug with its traceback."""
+    sys.path.insert(0, "")  # a user's own classes may lie in the working directory
     try:
         app()
     except ValueError as error:
@@ -171,7 +175,6 @@ def _recipe_path(name: str) -> Path:
 def _config(recipe: str, overrides: list[str], run: Path | None) -> RunConfig:
     from onpath.config import RunConfig
 
-    sys.path.insert(0, "")  # a user's own classes may lie beside the config
     return RunConfig.load(run / "config.yaml" if run else _recipe_path(recipe), overrides)
 
 
@@ -184,7 +187,7 @@ class _Shown:
 
     def __call__(self, progress: Progress) -> None:
         if progress.note:
-            console.print(progress.note)
+            console.print(progress.note, markup=False, highlight=False)
             return
         self.bar.update(
             self.task,

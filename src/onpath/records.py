@@ -38,9 +38,12 @@ class RunFolder:
                 f"run folder: {path} already holds a run; pass --resume to go on with it, or choose another --run"
             )
         folder = cls(path)
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"run folder: {path} cannot be made ({error}); choose another --run") from error
         write_atomically(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        write_atomically(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        folder.write_config(config)
         return folder
 
     @classmethod
@@ -55,6 +58,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes config.yaml; a resumed run may have been given new settings."""
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def config(self) -> dict[str, Any]:
         return yaml.safe_load((self.path / "config.yaml").read_text())

@@ -30,6 +30,7 @@ class Job:
 
     bounds: objectives that validation reports beside the training loss (a NELBO, say), by the name of their set.
     identity: JSON values that a resumed run must share with its checkpoint (the schedule).
+    config: plain data that replaces config.yaml of the folder once a run goes on; empty leaves that as it is.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class Job:
     device: torch.device = torch.device("cpu")
     bounds: tuple[Objective, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class Trainer:
         if resume:
             for line in self._restore(run, job, folder):
                 on_progress(Progress(run.step, num_steps, math.nan, 0.0, 0.0, line))
+            if job.config:
+                folder.write_config(job.config)
         writer = _tensorboard(folder) if self.tensorboard else None
         meter, begun, since = Meter(), time.perf_counter(), time.perf_counter()
         while run.step < num_steps:
