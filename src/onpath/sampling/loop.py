@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -159,8 +160,7 @@ def sample(
 
     >>> # state = sample(policy, process, Unmasking(), UniformGrid(10), batch, Key(0)); plans = state.x
     """
-    *_, last = walk(denoiser, process, sampler, grid, batch, key, knobs)
-    return last
+    return deque(walk(denoiser, process, sampler, grid, batch, key, knobs), maxlen=1).pop()  # one state at a time
 
 
 def _pick(tensor: Tensor | None, index: Int64[Tensor, "N"]) -> Any:
