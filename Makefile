@@ -23,8 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $(STAMP)
 
+# A run that stands there already is gone on with; a finished one is only evaluated.
+demo: export OMP_WAIT_POLICY = passive
 demo: $(STAMP)
-	$(BIN)/onpath train fourrooms-demo --run $(RUN)
+	$(BIN)/onpath train fourrooms-demo --run $(RUN) $(if $(wildcard $(RUN)/config.yaml),--resume)
 	$(BIN)/onpath evaluate $(RUN)
 
 test: $(STAMP)
