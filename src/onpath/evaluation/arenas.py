@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from onpath.envs import expert, fourrooms, gridworld, minigrid
 from onpath.envs.gridworld import FORWARD, Agents, Worlds
 from onpath.rng import Key
 
-SetName = Literal["train", "test", "long"]
 LONG = 22  # actions of the shortest plan of a long task, at least
 
 
@@ -40,7 +39,7 @@ class TaskSet:
         return len(self.ids)
 
 
-def task_set(name: SetName, num_tasks: int = 2000, seed: int = 0) -> TaskSet:
+def task_set(name: str, num_tasks: int = 2000, seed: int = 0) -> TaskSet:
     """FourRooms tasks on the CPU: `train` layouts, `test` layouts, or `long` (test layouts, 22 actions or more).
 
     The same name and seed give the same tasks, a smaller number the first of them.
@@ -75,6 +74,7 @@ class Outcome:
     reward: Float64[Tensor, "N"]
 
 
+@runtime_checkable
 class Arena(Protocol):
     """Episodes in progress, by row; what a policy acts in."""
 
@@ -104,7 +104,7 @@ class Simulation:
         )
         reached = gridworld.at_goal(worlds, after)
         bumped = (action == FORWARD) & (before.position == after.position).all(-1)
-        return Outcome(reached, bumped, reached.double() * (1.0 - 0.9 * self.num_steps / self.max_steps))
+        return Outcome(reached, bumped, reached.double() * (1.0 - 0.9 * (self.num_steps / self.max_steps)))
 
 
 class RealFourRooms:

@@ -303,19 +303,22 @@ def _gradients(model: nn.Module, process: Masking, batch: Batch, x: Tensor) -> d
 def _mask_parameters(model: nn.Module, process: Masking, batch: Batch) -> dict[str, Tensor]:
     """Where each parameter is reached by [MASK] only: a row of an embedding, columns of a matrix over one-hots.
 
-    The gradient there is exactly 0 on inputs without [MASK] and is not on a fully masked one. It is taken at random
-    weights, because a network at its start, or a unit that training has silenced, has zeros of its own.
+    The gradient there is exactly 0 on inputs without [MASK] and is not on a fully masked one. It is taken at several
+    random weights, because a network at its start, or a unit that is silent by chance, has zeros of its own.
     """
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            draws = rng.uniform(_KEY.fold(name), torch.zeros(1, dtype=torch.int64), (p.numel(),))
-            p.copy_((draws.view(p.shape) - 0.5) * 0.2)
     words = _words(model, process, batch)
     places = torch.arange(batch.size)[:, None] + torch.arange(batch.x.shape[1])
-    without = _gradients(model, process, batch, words[(places % len(words)).to(words.device)])
-    wholly = _gradients(model, process, batch, _all_masked(process, batch))
-    return {name: (without[name] == 0) & (wholly[name] != 0) for name in without}
+    plain, masked = words[(places % len(words)).to(words.device)], _all_masked(process, batch)
+    own = {name: torch.ones_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    model = copy.deepcopy(model)
+    for trial in range(3):
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                draws = rng.uniform(_KEY.fold(name).at(trial), torch.zeros(1, dtype=torch.int64), (p.numel(),))
+                p.copy_((draws.view(p.shape) - 0.5) * 0.2)
+        without, wholly = (_gradients(model, process, batch, x) for x in (plain, masked))
+        own = {name: mask & (without[name] == 0) & (wholly[name] != 0) for name, mask in own.items()}
+    return own
 
 
 def _masked_nats(model: nn.Module, process: Masking, batch: Batch) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, SupportsInt
+from typing import Any, Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class PlanState:
         return PlanState(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Anything that chooses actions for a batch of episodes; all memory is in the state.
 
