@@ -103,10 +103,6 @@ class Sampler(ABC):
     ) -> State:
         """The state at s from the one at t; `times` is (t, s), floats or (B,) CPU tensors with s < t."""
 
-    @abstractmethod
-    def finishes_early(self) -> bool:
-        """Whether rows may be done before the last step, so that it pays to leave them out."""
-
 
 def walk(
     denoiser: Denoiser,
@@ -119,32 +115,25 @@ def walk(
 ) -> Iterator[State]:
     """Yields the state at every time of the grid, the prior first: the denoising loop of the whole package.
 
-    Finished rows are left out of the forwards; the walk ends early where all of them are known to be finished.
+    It ends early where every row is known to be finished.
     """
     knobs = knobs or Knobs()
     with torch.no_grad():
         state = sampler.init(process, denoiser, batch, knobs)
     yield state
     for index, times in enumerate(pairwise(grid.times(process.schedule))):
+        if _is_finished(state):
+            return
         with torch.no_grad():
-            active = _unfinished(sampler, state)
-            if active is None or len(active) == batch.size:
-                state = sampler.step(process, denoiser, state, times, key.at(index), knobs)
-            elif len(active) == 0:
-                return
-            else:
-                part = sampler.step(process, denoiser, state.rows(active), times, key.at(index), knobs.rows(active))
-                state = state.merged(part, active)
+            state = sampler.step(process, denoiser, state, times, key.at(index), knobs)
         yield state
 
 
-def _unfinished(sampler: Sampler, state: State) -> Int64[Tensor, "N"] | None:
-    """Rows that still have a masked position, on the CPU; None where finding them would stall a GPU at every step."""
+def _is_finished(state: State) -> bool:
+    """Whether nothing is masked any more, as far as it is known without stalling a GPU."""
     if state.num_masked is not None:
-        return state.num_masked.nonzero()[:, 0]
-    if sampler.finishes_early() and state.masked.device.type == "cpu":
-        return state.masked.any(1).nonzero()[:, 0]
-    return None
+        return not state.num_masked.any()
+    return state.masked.device.type == "cpu" and not state.masked.any()
 
 
 def sample(

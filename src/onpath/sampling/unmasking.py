@@ -24,6 +24,8 @@ _BLIND = ("random", "left_to_right")  # orders that are known before the forward
 class Unmasking(Sampler):
     """Reveals masked positions step by step; revealed and given positions never change.
 
+    Only the rows in which a step reveals something go through the network.
+
     order: which positions first: at random, by the probability of the token drawn, by the margin between the two
       likeliest tokens, by low entropy, or from the left.
     count: how many; see ``sampling.counts``. tokens: what; see ``Categorical``.
@@ -53,9 +55,6 @@ class Unmasking(Sampler):
                 f"unmasking: order_noise is {self.order_noise} with order {self.order!r}; it must be 0 or more and "
                 "acts on the orders confidence, margin and entropy only"
             )
-
-    def finishes_early(self) -> bool:
-        return not isinstance(self.count, ScheduleCount)
 
     def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
         fixed = isinstance(self.count, ScheduleCount)
@@ -89,12 +88,16 @@ class Unmasking(Sampler):
         t, s = (torch.as_tensor(time, dtype=torch.float64).expand(state.batch.size) for time in times)
         num_reveal = self._num_reveal(process, state, s, knobs)
         blind = self._blind_choice(process, state, (t, s), num_reveal, key)
+        busy = _busy(state, blind, num_reveal)
+        if busy is not None and len(busy) == 0:
+            return replace(state, step=state.step + 1)
+        if busy is not None and len(busy) < state.batch.size:
+            part = state.rows(busy)
+            return state.merged(self.step(process, denoiser, part, (t[busy], s[busy]), key, knobs.rows(busy)), busy)
         total = None if num_reveal is None else int(num_reveal.sum())
         if blind is None and state.num_masked is not None:
             total = int(state.num_masked.sum())
         rows = _flat_rows(state.masked if blind is None else blind, total)
-        if len(rows) == 0 or (num_reveal is not None and not num_reveal.any()):
-            return replace(state, step=state.step + 1)  # nothing is revealed: the network has nothing to say
         drawn = self._forward(process, denoiser, state, rows, key, knobs)
         if blind is None:
             last = (process.schedule.mask_ratio(s) <= 0).to(state.x.device)
@@ -228,6 +231,20 @@ class Unmasking(Sampler):
             num_forwards=state.num_forwards + (2 if is_guided else 1),
             step=state.step + 1,
         )
+
+
+def _busy(
+    state: State, blind: Bool[Tensor, "B L"] | None, num_reveal: Int64[Tensor, "B"] | None
+) -> Int64[Tensor, "N"] | None:
+    """Rows in which this step reveals something, on the CPU; None where finding them would stall a GPU.
+
+    The network hears of an input only what has been revealed in it, so the other rows need no forward.
+    """
+    if num_reveal is not None:
+        return num_reveal.nonzero()[:, 0]
+    if state.masked.device.type == "cpu":
+        return (state.masked if blind is None else blind).any(1).nonzero()[:, 0]
+    return None
 
 
 def _flat_rows(mask: Bool[Tensor, "B L"], total: int | None) -> Int64[Tensor, "N"]:
