@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 _MANIFEST = "manifest.json"
+_FILES = {"model.safetensors", "average.safetensors", "optimizers.pt", "state.json"}
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Writes `folder`/step-N and leaves the newest `keep` checkpoints (0 keeps all); returns its path."""
+    """Writes `folder`/step-N and leaves the newest `keep` checkpoints (0 keeps all); returns its path.
+
+    Later ones than N are removed as well: they were damaged, or the run would have gone on from them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step}"
+    for dead in folder.glob(".step-*.part"):  # of a process that was killed while it wrote
+        shutil.rmtree(dead)
     aside = folder / f".{target.name}.{os.getpid()}.part"
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     save_file(_contiguous(checkpoint.model), aside / "model.safetensors")
     save_file(_contiguous(checkpoint.average), aside / "average.safetensors")
@@ -51,9 +56,11 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     aside.replace(target)
     _sync(folder)
-    if keep:
-        for _, old in steps_in(folder)[:-keep]:
-            shutil.rmtree(old)
+    found = steps_in(folder)
+    later = [path for step, path in found if step > checkpoint.step]
+    kept = [path for step, path in found if step <= checkpoint.step]
+    for path in later + (kept[:-keep] if keep else []):
+        shutil.rmtree(path)
     return target
 
 
@@ -70,8 +77,10 @@ def fault(path: Path) -> str | None:
         return f"{path.name} has no {_MANIFEST}"
     try:
         checksums = json.loads(manifest.read_text())
-    except json.JSONDecodeError:
+    except ValueError:
         return f"{path.name}/{_MANIFEST} is not JSON"
+    if not isinstance(checksums, dict) or not checksums.keys() >= _FILES:
+        return f"{path.name}/{_MANIFEST} does not name every file"
     for name, digest in checksums.items():
         if not (path / name).is_file():
             return f"{path.name}/{name} is missing"
@@ -107,7 +116,15 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    """What safetensors takes: contiguous, and tied weights (a head that is the embedding) written out twice."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.detach().clone() if storage in seen else tensor.detach()
+        result[name] = result[name].contiguous()
+        seen.add(storage)
+    return result
 
 
 def _digest(path: Path) -> str:

@@ -1,18 +1,23 @@
-"""Sums over steps that stay on the device until they are read."""
+"""Sums over steps that stay on the device until they are read, and where they are written."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from onpath.records import RunFolder
 from onpath.types import Loss
 
 
 class Meter:
     """Adds up losses and their metrics; reading it costs one transfer, adding to it none."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+    def __init__(self, sums: Mapping[str, tuple[float, float]] | None = None) -> None:
+        """Goes on from the `sums` of another meter, if given."""
+        self._sums: dict[str, tuple[Tensor | float, Tensor | float]] = dict(sums or {})
         self.num_losses = 0
 
     def add(self, loss: Loss) -> None:
@@ -26,11 +31,34 @@ class Meter:
         total, count = self._sums.get(name, (0.0, 0.0))
         self._sums[name] = (total + pair[0], count + pair[1])
 
-    def means(self) -> dict[str, float]:
-        """Sum over count of everything added, as floats; a metric that counted nothing is left out."""
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """(sum, count) of everything added, as floats."""
         values = [v for pair in self._sums.values() for v in pair]
         numbers = (
             torch.stack([torch.as_tensor(v, dtype=torch.float64).cpu() for v in values]).tolist() if values else []
         )
-        pairs = zip(self._sums, numbers[0::2], numbers[1::2], strict=True)
-        return {name: total / count for name, total, count in pairs if count}
+        return dict(zip(self._sums, zip(numbers[0::2], numbers[1::2], strict=True), strict=True))
+
+    def means(self) -> dict[str, float]:
+        """Sum over count of everything added, as floats; a metric that counted nothing is left out."""
+        return {name: total / count for name, (total, count) in self.sums().items() if count}
+
+
+def event_writer(folder: RunFolder, step: int) -> Any:
+    """TensorBoard's writer into `folder`, for what comes after `step`; ValueError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "training: tensorboard is true, but the package tensorboard is not installed; install the extra "
+            "onpath[track], or set training.tensorboard=false"
+        ) from error
+    return SummaryWriter(str(folder.path / "tensorboard"), purge_step=step + 1)
+
+
+def record(folder: RunFolder, writer: Any, step: int, name: str, row: Mapping[str, float]) -> None:
+    """Writes a row of figures to metrics.jsonl, and to TensorBoard's `writer` unless that is None."""
+    folder.append_metrics({"step": step, "set": name, **row})
+    if writer is not None:
+        for metric, value in row.items():
+            writer.add_scalar(f"{name}/{metric}", value, step)

@@ -28,6 +28,13 @@ class AdamW(OptimizerConfig):
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
 
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0 or self.weight_decay < 0 or self.eps <= 0 or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(
+                f"adamw: learning_rate {self.learning_rate}, weight_decay {self.weight_decay}, betas {self.betas}, "
+                f"eps {self.eps}; needed are rates of 0 or more, betas in [0, 1), and eps above 0"
+            )
+
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         return [self._over([p for p in model.parameters() if p.requires_grad])]
 
@@ -88,6 +95,13 @@ class Plateau:
 
     factor: float = 0.5
     patience: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < 1 or self.patience < 0:
+            raise ValueError(
+                f"plateau: factor is {self.factor} and patience is {self.patience}; needed are 0 < factor < 1 and "
+                "patience >= 0"
+            )
 
     def update(self, state: tuple[float, int, float], loss: float) -> tuple[float, int, float]:
         """(best loss, validations since, factor so far) after one more validation loss."""

@@ -19,9 +19,11 @@ from onpath.objectives.base import Objective
 from onpath.records import RunFolder
 from onpath.training import checkpoint
 from onpath.training.ema import average_of, update_average
-from onpath.training.metrics import Meter
+from onpath.training.metrics import Meter, event_writer, record
 from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor
 from onpath.types import Denoiser, Nets
+
+_MOST_UNCHECKED = 64  # steps, so that a run that never logs does not pile up numbers
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class Progress:
 
 @dataclass
 class _Run:
-    """The state of a run: weights, their average, the optimizers, the step, the plateau rule."""
+    """The state of a run: weights, their average, the optimizers, the step, the plateau rule.
+
+    meter: sums since the last row of metrics. health: for each step since the last check, a number on the device
+    that is finite where the losses and the gradient are.
+    """
 
     model: nn.Module
     average: nn.Module
@@ -66,6 +72,8 @@ class _Run:
     peaks: list[list[float]]
     step: int = 0
     plateau: tuple[float, int, float] = (math.inf, 0, 1.0)
+    meter: Meter = field(default_factory=Meter)
+    health: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -114,12 +122,29 @@ class Trainer:
                 f"training: batch_size is {self.batch_size} and accumulation is {self.accumulation}; batch_size must "
                 "be a positive multiple of accumulation"
             )
+        self._check_numbers()
+        if self.validate_every and not self.validation_examples:
+            raise ValueError(
+                f"training: validate_every is {self.validate_every}, but validation_examples is 0; set how many "
+                "examples to validate on, or remove validate_every"
+            )
+        if self.decay in ("constant", "plateau") and self.final_rate:
+            raise ValueError(
+                f"training: final_rate is {self.final_rate}, but decay {self.decay} does not end at a rate; remove "
+                "final_rate, or take decay: cosine or linear"
+            )
         if not 0 <= self.ema < 1:
             raise ValueError(f"training: ema is {self.ema}; needed is 0 <= ema < 1 (0.999 forgets in 1,000 steps)")
         if self.decay == "plateau" and not self.validate_every:
             raise ValueError("training: decay is plateau, but validate_every is 0; set how often to validate")
         if self.decay != "plateau" and self.plateau != Plateau():
             raise ValueError(f"training: plateau is set, but decay is {self.decay}; set decay: plateau or remove it")
+
+    def _check_numbers(self) -> None:
+        names = ("steps", "epochs", "warmup_steps", "final_rate", "clip_norm", "threads", "log_every")
+        for name in (*names, "validate_every", "validation_examples", "save_every", "keep"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training: {name} is {getattr(self, name)}; it must be 0 or more")
 
     def num_steps(self, source: Source) -> int:
         """Optimizer steps of the whole run."""
@@ -147,25 +172,27 @@ class Trainer:
                 on_progress(Progress(run.step, num_steps, math.nan, 0.0, 0.0, line))
             if job.config:
                 folder.write_config(job.config)
-        writer = _tensorboard(folder) if self.tensorboard else None
-        meter, begun, since = Meter(), time.perf_counter(), time.perf_counter()
+        writer = event_writer(folder, run.step) if self.tensorboard else None
+        begun = since = time.perf_counter()
         while run.step < num_steps:
-            norm = self._step(run, job, num_steps, meter)
+            norm = self._step(run, job, num_steps)
             run.step += 1
             last = run.step == num_steps
+            saves = _due(self.save_every, run.step) or last
+            if saves or _due(self.log_every, run.step) or len(run.health) >= _MOST_UNCHECKED:
+                self._require_finite(run, job)
             if _due(self.log_every, run.step) or last:
                 now = time.perf_counter()
-                row = meter.means() | self._rates(run, norm, meter, now - since) | {"seconds": now - begun}
-                self._require_finite(row, run, job)
-                _record(folder, writer, run.step, "train", row)
+                row = run.meter.means() | self._rates(run, norm, now - since) | {"seconds": now - begun}
+                record(folder, writer, run.step, "train", row)
                 on_progress(Progress(run.step, num_steps, row["loss"], row["examples_per_second"], now - begun))
-                meter, since = Meter(), now
+                run.meter, since = Meter(), now
             if _due(self.validate_every, run.step) or (last and self.validation_examples):
                 row = self.validate(run.average, job, num_steps)
                 run.plateau = self.plateau.update(run.plateau, row["loss"])
-                _record(folder, writer, run.step, "validation", row)
+                record(folder, writer, run.step, "validation", row)
                 since = time.perf_counter()
-            if _due(self.save_every, run.step) or last:
+            if saves:
                 self._save(run, job, folder)
         if writer is not None:
             writer.close()
@@ -178,7 +205,7 @@ class Trainer:
         run, seconds = self._start(job), []
         for _ in range(num_steps + 1):
             begun = time.perf_counter()
-            float(self._step(run, job, self.num_steps(job.source), Meter()))
+            float(self._step(run, job, self.num_steps(job.source)))
             seconds.append(time.perf_counter() - begun)
             run.step += 1
         return sorted(seconds[1:])[num_steps // 2]
@@ -186,11 +213,13 @@ class Trainer:
     def validate(self, network: nn.Module, job: Job, num_steps: int) -> dict[str, float]:
         """Means over the validation examples at the final values of every ramp, under draws that never change."""
         meters = [Meter() for _ in (job.objective, *job.bounds)]
-        size = min(self.validation_examples, self.batch_size // self.accumulation)
+        held_out = job.validation.num_examples
+        count = self.validation_examples if held_out is None else min(self.validation_examples, held_out)
+        size = min(count, self.batch_size // self.accumulation)
         key = rng.Key(job.seed).fold("validation")
         with torch.no_grad():
-            for first in range(0, self.validation_examples, size):
-                ids = torch.arange(first, min(first + size, self.validation_examples), dtype=torch.int64)
+            for first in range(0, count, size):
+                ids = torch.arange(first, min(first + size, count), dtype=torch.int64)
                 batch = job.validation.examples(ids, job.device).to(job.device)
                 for meter, objective in zip(meters, (job.objective, *job.bounds), strict=True):
                     with self._autocast(job.device):
@@ -209,10 +238,11 @@ class Trainer:
         peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         return _Run(model, average, optimizers, peaks)
 
-    def _step(self, run: _Run, job: Job, num_steps: int, meter: Meter) -> Tensor:
+    def _step(self, run: _Run, job: Job, num_steps: int) -> Tensor:
         """One optimizer step; returns the gradient norm."""
         key = rng.Key(job.seed).fold("train").at(run.step)
         denominator: Tensor | float = 0.0
+        health = torch.zeros((), device=job.device)
         for part in range(self.accumulation):
             ids = step_ids(run.step, self.batch_size, part, self.accumulation)
             batch = job.source.examples(ids, job.device).to(job.device)
@@ -220,7 +250,8 @@ class Trainer:
                 loss = job.objective(Nets(cast(Denoiser, run.model), cast(Denoiser, run.average)), batch, key, run.step)
             loss.numerator.backward()
             denominator = denominator + loss.denominator
-            meter.add(loss)
+            run.meter.add(loss)
+            health = health + loss.numerator.detach()
         norm = self._scale_gradients(run.model, denominator)
         factor = rate_factor(run.step, num_steps, self.warmup_steps, self.decay, self.final_rate) * run.plateau[2]
         for optimizer, peaks in zip(run.optimizers, run.peaks, strict=True):
@@ -229,6 +260,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         update_average(run.average, run.model, self.ema, run.step)
+        run.health.append(health + norm)
         return norm
 
     def _scale_gradients(self, model: nn.Module, denominator: Tensor | float) -> Tensor:
@@ -244,21 +276,25 @@ class Trainer:
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
-    def _rates(self, run: _Run, norm: Tensor, meter: Meter, seconds: float) -> dict[str, float]:
+    def _rates(self, run: _Run, norm: Tensor, seconds: float) -> dict[str, float]:
         return {
             "learning_rate": run.optimizers[0].param_groups[0]["lr"],
             "gradient_norm": float(norm),
-            "examples_per_second": meter.num_losses / self.accumulation * self.batch_size / max(seconds, 1e-9),
+            "examples_per_second": run.meter.num_losses / self.accumulation * self.batch_size / max(seconds, 1e-9),
         }
 
-    def _require_finite(self, row: Mapping[str, float], run: _Run, job: Job) -> None:
-        if math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"]):
+    def _require_finite(self, run: _Run, job: Job) -> None:
+        """Raises ValueError at the first step since the last check whose loss or gradient is not finite."""
+        good = torch.stack(run.health).isfinite().tolist()
+        if all(good):
+            run.health.clear()
             return
-        ids = step_ids(run.step - 1, self.batch_size)
+        step = run.step - len(good) + good.index(False)
+        ids = step_ids(step, self.batch_size)
         raise ValueError(
-            f"training: the loss is {row['loss']} and the gradient norm {row['gradient_norm']} by step {run.step} "
-            f"(examples {int(ids[0])} to {int(ids[-1])}, seed {job.seed}); the last checkpoint is intact. Try a lower "
-            "learning rate, longer warm-up, or precision: fp32"
+            f"training: the loss or its gradient is not finite at optimizer step {step + 1} (examples {int(ids[0])} "
+            f"to {int(ids[-1])}, seed {job.seed}); the last checkpoint is intact. Try a lower learning rate, a longer "
+            "warm-up, or precision: fp32"
         )
 
     def _save(self, run: _Run, job: Job, folder: RunFolder) -> None:
@@ -267,7 +303,11 @@ class Trainer:
             model=run.model.state_dict(),
             average=run.average.state_dict(),
             optimizers=[optimizer.state_dict() for optimizer in run.optimizers],
-            extra={"identity": dict(job.identity), "plateau": [*map(float, run.plateau)]},
+            extra={
+                "identity": dict(job.identity),
+                "plateau": [*map(float, run.plateau)],
+                "sums": run.meter.sums(),
+            },
         )
         checkpoint.save(folder.checkpoints, content, self.keep)
 
@@ -290,27 +330,10 @@ class Trainer:
             optimizer.load_state_dict(state)
         best, waited, scale = saved.extra["plateau"]
         run.step, run.plateau = saved.step, (best, int(waited), scale)
+        run.meter = Meter(saved.extra["sums"])
         folder.truncate_metrics(run.step)
         return [*lines, f"resumed at step {run.step} from {path.name}"]
 
 
 def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _tensorboard(folder: RunFolder) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError(
-            "training: tensorboard is true, but the package tensorboard is not installed; install the extra "
-            "onpath[track], or set training.tensorboard=false"
-        ) from error
-    return SummaryWriter(str(folder.path / "tensorboard"))
-
-
-def _record(folder: RunFolder, writer: Any, step: int, name: str, row: Mapping[str, float]) -> None:
-    folder.append_metrics({"step": step, "set": name, **row})
-    if writer is not None:
-        for metric, value in row.items():
-            writer.add_scalar(f"{name}/{metric}", value, step)
