@@ -6,6 +6,11 @@ A new public class of a noun is one more line here; ``test_contracts.py`` fails 
 from __future__ import annotations
 
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
+from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
+from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
+from onpath.sampling.loop import Sampler
+from onpath.sampling.tokens import Categorical
+from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import (
     BetasSchedule,
     CosineSchedule,
@@ -49,3 +54,43 @@ RAMPS: dict[str, Ramp] = {
     "cosine": CosineRamp(0.0, 1.0, 20),
     "piecewise": Piecewise(knots=((0, 0.0), (10, 1.0), (20, 0.5))),
 }
+
+GRIDS: dict[str, Grid] = {
+    "uniform": UniformGrid(5),
+    "even": EvenGrid(5),
+    "explicit": ExplicitGrid((1.0, 0.75, 0.2, 0.0)),
+}
+
+COUNTS: dict[str, Count] = {
+    "schedule": ScheduleCount(),
+    "ancestral": AncestralCount(),
+    "threshold": Threshold(0.6),
+    "factor": Factor(1.5),
+    "entropy bound": EntropyBound(1.0),
+}
+
+TOKENS: dict[str, Categorical] = {
+    "greedy": Categorical(temperature=0.0),
+    "plain": Categorical(),
+    "hot top k": Categorical(temperature=1.5, top_k=3),
+    "nucleus": Categorical(temperature=0.8, top_p=0.9),
+}
+
+ORDERS = ("random", "confidence", "margin", "entropy", "left_to_right")
+
+
+def samplers() -> dict[str, Unmasking]:
+    """Every order with every count and every choice of token that go together."""
+    table = {}
+    for order in ORDERS:
+        for count_name, count in COUNTS.items():
+            if count_name == "ancestral" and order != "random":
+                continue
+            for token_name, tokens in TOKENS.items():
+                table[f"{order}, {count_name}, {token_name}"] = Unmasking(order=order, count=count, tokens=tokens)
+    table["gumbel confidence"] = Unmasking(order="confidence", order_noise=2.0)
+    table["gumbel entropy, threshold"] = Unmasking(order="entropy", order_noise=1.0, count=Threshold(0.6))
+    return table
+
+
+SAMPLERS: dict[str, Sampler] = samplers()
