@@ -85,11 +85,18 @@ def build(config: RunConfig) -> Parts:
     """Every object of a run from its config; the same seed gives the same weights."""
     source = cast(Source, config.data.make())
     spec = source.spec()
+    trainer, evaluation = cast(Trainer, config.training.make()), cast(Evaluation, config.evaluation.make())
+    # what would otherwise be refused after the training: its length, its validation split, the evaluation's modes
+    trainer.num_steps(source)
+    if trainer.validation_examples:
+        _ = source.at_split("validation").num_examples
+    for name in evaluation.modes:
+        Mode.parse(name)
     process = Masking(config.schedule.make(), spec.mask_id)
     grid = cast(Grid, config.grid.make())
     # torch initialises weights from its global state: borrow it and give it back
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach every GPU's state too
         model = cast(nn.Module, config.model.make(spec=spec))
     return Parts(
         config=config,
@@ -101,8 +108,8 @@ def build(config: RunConfig) -> Parts:
         objective=config.objective.make(process=process, grid=grid),
         sampler=config.sampler.make(),
         grid=grid,
-        trainer=config.training.make(),
-        evaluation=config.evaluation.make(),
+        trainer=trainer,
+        evaluation=evaluation,
     )
 
 

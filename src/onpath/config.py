@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from onpath.kinds import FAMILIES, WIRED, RunSections
 
@@ -102,7 +102,7 @@ def override(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
             parsed = yaml.load(value, Loader=_Loader)
         except yaml.YAMLError as error:
             raise ValueError(f"override: the value of {text!r} is not YAML: {error}") from error
-        *parents, last = path.strip().split(".")
+        *parents, last = (name.strip() for name in path.split("."))
         node = result
         for depth, name in enumerate(parents):
             child = node.get(name)
@@ -141,12 +141,28 @@ def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
     """Constructor parameters of a class: name -> (type, default or inspect.Parameter.empty)."""
     names = inspect.signature(cls).parameters
     # nn.Module subclasses annotate attributes as well; only what the constructor takes is a field
-    hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
+    is_dataclass = dataclasses.is_dataclass(cls)
+    try:
+        hints = typing.get_type_hints(cls if is_dataclass else cls.__init__)
+    except NameError as error:
+        raise ValueError(
+            f"config: an annotation of {cls.__module__}:{cls.__qualname__} cannot be resolved ({error}); import what "
+            "it names at run time, not under TYPE_CHECKING"
+        ) from error
     found = {}
     for name, parameter in names.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
+        if name in ("kind", "class"):
+            raise ValueError(
+                f"config: {cls.__module__}:{cls.__qualname__} has a field {name!r}, a word that names the class itself "
+                "in a config; call the field something else"
+            )
         found[name] = (hints.get(name, Any), parameter.default)
+    factories = {f.name: f.default_factory for f in dataclasses.fields(cls)} if is_dataclass else {}
+    for name, factory in factories.items():
+        if factory is not dataclasses.MISSING and name in found:
+            found[name] = (found[name][0], factory())
     return found
 
 
@@ -159,21 +175,32 @@ def _parse_fields(cls: type, data: Mapping[str, Any], path: str) -> dict[str, An
     values: dict[str, Any] = {}
     for name, (hint, default) in allowed.items():
         if name in data:
-            values[name] = _parse(hint, data[name], _join(path, name))
+            values[name] = _parse(hint, _completed(data[name], default), _join(path, name))
         elif default is inspect.Parameter.empty:
             raise ValueError(f"config: {_join(path, name)} is missing; it has no default, so give it ({_words(hint)})")
         else:
-            values[name] = _of_default(hint, default, _join(path, name))
+            values[name] = _of_default(default, _join(path, name))
     return values
 
 
-def _of_default(hint: Any, default: Any, path: str) -> Any:
+def _completed(value: Any, default: Any) -> Any:
+    """Fields without a kind change the default, so `training.optimizer.learning_rate=1e-3` needs no kind beside it."""
+    if not isinstance(value, Mapping) or {"kind", "class"} & value.keys() or not _is_instance(default):
+        return value
+    return {**_of_default(default, "").as_dict(), **value}
+
+
+def _is_instance(default: Any) -> bool:
+    return dataclasses.is_dataclass(default) and not isinstance(default, type)
+
+
+def _of_default(default: Any, path: str) -> Any:
     """A default as parsed data, so that it is written out like everything else."""
-    if not dataclasses.is_dataclass(default) or isinstance(default, type):
+    if not _is_instance(default):
         return default
     cls = type(default)
     nested = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.name not in WIRED}
-    fields = {name: _of_default(None, value, _join(path, name)) for name, value in nested.items()}
+    fields = {name: _of_default(value, _join(path, name)) for name, value in nested.items()}
     return Part(cls, _kind_of(cls), fields, path)
 
 
@@ -199,10 +226,39 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             return _checked(Part(option, "", _parse_fields(option, value, path), path))
     leaf: Any = typing.Union[tuple(leaves)]  # noqa: UP007  (built at run time)
     try:
-        return TypeAdapter(leaf, config=_STRICT).validate_python(value)
+        parsed = TypeAdapter(leaf, config=_STRICT).validate_python(value)
     except ValidationError as error:
         detail = error.errors()[0]
-        raise ValueError(f"config: {path} is {value!r}; {_words(hint)} is needed ({detail['msg'].lower()})") from error
+        reason = f"({detail['msg'].lower()}){_near(detail['input'], _literals(hint))}"
+        raise ValueError(f"config: {path} is {value!r}; {_words(hint)} is needed {reason}") from error
+    except PydanticUserError as error:
+        raise ValueError(
+            f"config: {path} has the type {_words(hint)}, which no config can hold; give it a default"
+        ) from error
+    if _is_coerced(value, parsed):
+        raise ValueError(f"config: {path} is {value!r}; {_words(hint)} is needed, and it is written without quotes")
+    return parsed
+
+
+def _is_coerced(given: Any, parsed: Any) -> bool:
+    """Whether a text or a truth value was taken for a number, or a number for a truth value."""
+    if isinstance(parsed, list | tuple) and isinstance(given, list | tuple):
+        return any(map(_is_coerced, given, parsed))
+    if isinstance(parsed, bool) or isinstance(given, bool):
+        return type(given) is not type(parsed)
+    return isinstance(parsed, int | float) and not isinstance(given, int | float)
+
+
+def _near(name: Any, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name).strip().lower(), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _literals(hint: Any) -> list[str]:
+    """The words that a type allows anywhere in it."""
+    if typing.get_origin(hint) is typing.Literal:
+        return [word for word in typing.get_args(hint) if isinstance(word, str)]
+    return [word for part in typing.get_args(hint) for word in _literals(part)]
 
 
 def _parse_part(family: type, value: Any, path: str) -> Part:
@@ -250,8 +306,7 @@ def _own_class(family: type, name: Any, path: str) -> type:
 
 
 def _unknown(path: str, name: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = _near(name, allowed)
     if name in WIRED:
         hint = "; it is set by the run itself (one schedule, one grid for training, sampling and evaluation)"
     return f"config: {path}: {name!r} is not known; allowed are {', '.join(allowed)}{hint}"
@@ -260,7 +315,7 @@ def _unknown(path: str, name: str, allowed: Iterable[str]) -> str:
 def _words(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    return getattr(hint, "__name__", str(hint)).replace("typing.", "")
+    return hint.__name__ if type(hint) is type else str(hint).replace("typing.", "")
 
 
 def _join(path: str, name: Any) -> str:
