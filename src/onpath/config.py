@@ -45,7 +45,8 @@ class Part:
         try:
             return self.cls(**values, **extra)
         except ValueError as error:
-            raise ValueError(f"config: {self.path}: {error}") from error
+            section = self.path.split(".")[-1]
+            raise ValueError(f"config: {self.path}: {str(error).removeprefix(f'{section}: ')}") from error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data with every default written out; parsing it gives the same part."""
@@ -103,7 +104,7 @@ def override(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
         except yaml.YAMLError as error:
             raise ValueError(f"override: the value of {text!r} is not YAML: {error}") from error
         *parents, last = (name.strip() for name in path.split("."))
-        node = result
+        node: Any = result
         for depth, name in enumerate(parents):
             child = node.get(name)
             if isinstance(child, str):  # a bare kind, such as `schedule: cosine`
@@ -236,7 +237,9 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             f"config: {path} has the type {_words(hint)}, which no config can hold; give it a default"
         ) from error
     if _is_coerced(value, parsed):
-        raise ValueError(f"config: {path} is {value!r}; {_words(hint)} is needed, and it is written without quotes")
+        raise ValueError(
+            f"config: {path} is {value!r}; {_words(hint)} is needed (texts, numbers and true or false are not converted)"
+        )
     return parsed
 
 
@@ -315,7 +318,10 @@ def _unknown(path: str, name: str, allowed: Iterable[str]) -> str:
 def _words(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    return hint.__name__ if type(hint) is type else str(hint).replace("typing.", "")
+    if hint in FAMILIES:
+        return "one of " + ", ".join(FAMILIES[hint])
+    plain = isinstance(hint, type) and typing.get_origin(hint) is None
+    return hint.__name__ if plain else str(hint).replace("typing.", "")
 
 
 def _join(path: str, name: Any) -> str:
