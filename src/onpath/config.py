@@ -238,7 +238,7 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
         ) from error
     if _is_coerced(value, parsed):
         raise ValueError(
-            f"config: {path} is {value!r}; {_words(hint)} is needed (texts, numbers and true or false are not converted)"
+            f"config: {path} is {value!r}; {_words(hint)} is needed (nothing is converted to or from text or true)"
         )
     return parsed
 
