@@ -5,6 +5,17 @@ A new public class of a noun is one more line here; ``test_contracts.py`` fails 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn as nn
+
+from onpath.models.policy import PlanMLP, PlanTransformer
+from onpath.objectives.base import Objective
+from onpath.objectives.masked_ce import MaskedCrossEntropy
+from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
+from onpath.processes.base import Process
+from onpath.processes.masking import Masking
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
@@ -23,6 +34,7 @@ from onpath.schedules import (
     ShiftedSchedule,
     TabulatedSchedule,
 )
+from onpath.types import Spec
 
 SCHEDULES: dict[str, Schedule] = {
     "linear": LinearSchedule(),
@@ -94,3 +106,24 @@ def samplers() -> dict[str, Unmasking]:
 
 
 SAMPLERS: dict[str, Sampler] = samplers()
+
+
+PROCESSES: dict[str, Callable[[Schedule, int], Process]] = {"masking": Masking}
+
+# objectives by name, made from a masking process whose schedule has the ends 1 and 0
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "continuous nelbo, pairs": partial(ContinuousNELBO, masks="pairs"),
+    "continuous nelbo, counts": partial(ContinuousNELBO, masks="counts"),
+    "continuous nelbo, bernoulli": partial(ContinuousNELBO, masks="bernoulli"),
+    "trajectory nelbo": partial(TrajectoryNELBO, grid=UniformGrid(6), steps_per_example=2),
+    "trajectory nelbo, all steps": partial(TrajectoryNELBO, grid=UniformGrid(3), steps_per_example=0),
+    "trajectory nelbo, counts": partial(TrajectoryNELBO, grid=EvenGrid(4), steps_per_example=2, counts=True),
+    "masked cross-entropy": MaskedCrossEntropy,
+    "masked cross-entropy, coins": partial(MaskedCrossEntropy, exact=False, low=LinearRamp(0.2, 0.0, 10)),
+}
+
+# networks by name, made from the spec of a grid-world source
+DENOISERS: dict[str, Callable[[Spec], nn.Module]] = {
+    "plan_mlp": partial(PlanMLP, width=32, hidden=48, depth=2),
+    "plan_transformer": partial(PlanTransformer, width=32, num_heads=2, depth=2, convs=1),
+}

@@ -1,0 +1,350 @@
+"""The promises that every component of a kind keeps; a public class that is in no table fails here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+
+import onpath
+from onpath.objectives.base import Objective
+from onpath.processes.base import Process
+from onpath.processes.masking import Masking
+from onpath.ramps import Ramp
+from onpath.rng import Key
+from onpath.sampling.counts import Count
+from onpath.sampling.grids import Grid
+from onpath.sampling.loop import Sampler
+from onpath.schedules import LinearSchedule, Schedule
+from onpath.types import Batch, Loss, Nets, Spec
+from tables import COUNTS, DENOISERS, GRIDS, OBJECTIVES, PROCESSES, RAMPS, SAMPLERS, SCHEDULES
+from worlds import HashDenoiser
+
+WORDS, LENGTH = 5, 12
+MASK = WORDS
+PROCESS = Masking(LinearSchedule(), MASK)
+KEY = Key(9, "loss", 4)
+
+KINDS: dict[type, dict[str, Any]] = {
+    Schedule: SCHEDULES,
+    Ramp: RAMPS,
+    Grid: GRIDS,
+    Count: COUNTS,
+    Sampler: SAMPLERS,
+    Objective: {name: make(PROCESS) for name, make in OBJECTIVES.items()},
+    Process: {name: make(LinearSchedule(), MASK) for name, make in PROCESSES.items()},
+}
+
+
+# --- the tables are complete --------------------------------------------------------------------------------------
+
+
+def public_classes(package: str = "onpath") -> set[type]:
+    names = [info.name for info in pkgutil.walk_packages(onpath.__path__, "onpath.") if "__main__" not in info.name]
+    modules = [importlib.import_module(name) for name in names if name.startswith(package)]
+    classes = {c for module in modules for c in vars(module).values() if inspect.isclass(c)}
+    return {c for c in classes if c.__module__.startswith(package) and not c.__name__.startswith("_")}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_public_class_is_in_its_table(kind: type) -> None:
+    concrete = {c for c in public_classes() if issubclass(c, kind) and not inspect.isabstract(c) and c is not kind}
+    assert {c.__name__ for c in concrete} == {type(component).__name__ for component in KINDS[kind].values()}
+
+
+def test_every_network_is_in_its_table() -> None:
+    networks = {c for c in public_classes("onpath.models") if issubclass(c, nn.Module) and "encode" in vars(c)}
+    assert networks == {make.func for make in DENOISERS.values() if isinstance(make, partial)}
+
+
+COMPONENTS = [
+    pytest.param(c, id=f"{kind.__name__} {name}") for kind, table in KINDS.items() for name, c in table.items()
+]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_components_are_frozen_and_their_constructor_is_their_config(component: Any) -> None:
+    fields = {f.name: getattr(component, f.name) for f in dataclasses.fields(component)}
+    again = type(component)(**fields)
+    assert again == component and hash(again) == hash(component)
+    for value in fields.values():
+        plain = value if isinstance(value, tuple) else (value,)
+        assert all(dataclasses.is_dataclass(v) or isinstance(v, int | float | str | bool | tuple) for v in plain)
+    name = dataclasses.fields(component)[0].name if fields else "anything"
+    with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
+        setattr(component, name, None)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_components_are_final(component: Any) -> None:
+    """Abstract or final: nothing inherits from a concrete class."""
+    for base in type(component).__mro__[1:]:
+        if base.__module__.startswith("onpath"):
+            assert inspect.isabstract(base) or base in KINDS
+
+
+# --- objectives ---------------------------------------------------------------------------------------------------
+
+every_objective = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+
+
+def ragged(size: int = 8) -> Batch:
+    """Prompts, padding, one row without either and one with nothing to score; a condition."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, WORDS, (size, LENGTH), generator=generator)
+    given = torch.rand(size, LENGTH, generator=generator) < 0.3
+    padding = torch.arange(LENGTH) >= torch.randint(6, LENGTH + 1, (size, 1), generator=generator)
+    given[2], padding[2], given[3] = False, False, True
+    # where nothing may be read or scored there is nonsense
+    x = x.masked_fill(padding, 10**6)
+    return Batch.of_tokens(x, torch.arange(50, 50 + size), given=given, padding=padding, cond={"c": torch.arange(size)})
+
+
+def evaluate(make: Any, batch: Batch, network: Any = None, key: Key = KEY, step: int = 3) -> Loss:
+    return make(PROCESS)(Nets(HashDenoiser(WORDS) if network is None else network), batch, key, step)
+
+
+@every_objective
+def test_same_key_same_loss_and_nothing_is_changed(make: Any) -> None:
+    batch, state = ragged(), torch.get_rng_state()
+    tensors = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch) if f.name != "cond"}
+    one, two = evaluate(make, batch), evaluate(make, batch)
+    assert torch.equal(one.numerator, two.numerator) and float(one.denominator) == float(two.denominator)
+    assert float(evaluate(make, batch, key=KEY.at(5)).numerator) != float(one.numerator)
+    assert all(torch.equal(getattr(batch, name), value) for name, value in tensors.items())
+    assert set(batch.cond) == {"c"}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.numerator.isfinite() and float(one.denominator) > 0
+
+
+@every_objective
+def test_the_head_sees_masked_free_positions_only(make: Any) -> None:
+    batch, network = ragged(), HashDenoiser(WORDS)
+    evaluate(make, batch, network)
+    for x, t, rows in network.forwards:
+        copies = len(x) // batch.size
+        free = batch.free().repeat(copies, 1)
+        masked = (x == MASK).flatten().nonzero()[:, 0]
+        assert torch.equal(rows, masked)
+        assert not (x == MASK)[~free].any()
+        assert torch.equal(x[x != MASK], batch.x.repeat(copies, 1)[x != MASK])
+        share = (x == MASK).sum(1) / free.sum(1).clamp_min(1)
+        torch.testing.assert_close(t, share.float())
+
+
+@every_objective
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_parts_of_a_batch_add_up_to_the_whole(make: Any, parts: int) -> None:
+    """8 × 1 = 4 × 2 = 2 × 4: sums, denominators and metrics, whatever the layout over micro-batches and ranks."""
+    whole, size = evaluate(make, ragged()), 8 // parts
+    losses = [evaluate(make, ragged().rows(slice(i * size, (i + 1) * size))) for i in range(parts)]
+    torch.testing.assert_close(sum(loss.numerator for loss in losses), whole.numerator, rtol=1e-5, atol=1e-5)
+    assert sum(float(loss.denominator) for loss in losses) == float(whole.denominator)
+    for name, (total, count) in whole.metrics.items():
+        if name == "num_masked":
+            continue  # a count by call
+        assert sum(float(loss.metrics[name][0]) for loss in losses) == pytest.approx(float(total), rel=1e-5)
+        assert sum(float(loss.metrics[name][1]) for loss in losses) == pytest.approx(float(count), rel=1e-5)
+
+
+@every_objective
+def test_a_row_with_nothing_to_score_adds_nothing(make: Any) -> None:
+    batch = ragged()
+    alone = evaluate(make, batch.rows(torch.tensor([3])))
+    assert float(alone.numerator) == 0.0 and float(alone.denominator) == 0.0
+
+
+@every_objective
+def test_gradient_reaches_the_mask_inputs_and_the_head(make: Any) -> None:
+    network = planner("plan_mlp")
+    batch = plans(16)
+    loss = make(Masking(LinearSchedule(), SPEC.mask_id))(Nets(network), batch, KEY, 0)
+    loss.mean.backward()
+    by_token = network.read_plan.weight.grad.view(-1, SPEC.length, SPEC.num_words + 1).abs().sum((0, 1))
+    assert float(by_token[SPEC.mask_id]) > 0 and float(by_token[:-1].sum()) > 0
+    assert float(network.head.weight.grad.abs().sum()) > 0
+
+
+@every_objective
+def test_condition_dropout_by_example(make: Any) -> None:
+    class Spy(HashDenoiser):
+        def encode(self, **cond: torch.Tensor) -> Any:
+            self.cond = cond
+            return super().encode(**cond)
+
+    def drops(probability: float, batch: Batch) -> torch.Tensor | None:
+        network = Spy(WORDS)
+        evaluate(partial(make, condition_dropout=probability), batch, network)
+        return network.cond.get("drop")
+
+    assert drops(0.0, ragged()) is None
+    assert drops(1.0, ragged()).all()
+    some = drops(0.3, ragged(400))
+    assert 0.2 < float(some.float().mean()) < 0.4
+    assert torch.equal(drops(0.3, ragged(400).rows(slice(100, 200))), some[100:200])
+
+
+@every_objective
+def test_dropout_hides_the_prompt_where_there_is_no_condition(make: Any) -> None:
+    batch, network = dataclasses.replace(ragged(), cond={}), HashDenoiser(WORDS)
+    evaluate(partial(make, condition_dropout=1.0), batch, network)
+    x, _, rows = network.forwards[0]
+    copies = len(x) // batch.size
+    prompt = (batch.given & ~batch.padding).repeat(copies, 1)
+    assert (x[prompt] == MASK).all()
+    assert batch.free().repeat(copies, 1).flatten()[rows].all(), "a hidden prompt must not be scored"
+
+
+@every_objective
+def test_a_logit_for_mask_is_no_part_of_the_distribution(make: Any) -> None:
+    plain = HashDenoiser(WORDS)
+    extra = HashDenoiser(WORDS)
+    extra.table = torch.cat([plain.table, torch.full_like(plain.table[:, :1], 7.0)], 1)
+    one, two = evaluate(make, ragged(), plain), evaluate(make, ragged(), extra)
+    torch.testing.assert_close(one.numerator, two.numerator)
+
+
+# --- networks -----------------------------------------------------------------------------------------------------
+
+SPEC = Spec(length=10, num_words=4, mask_id=4, cond={"image": (7, 6, 3), "direction": ()})
+every_network = pytest.mark.parametrize("name", DENOISERS)
+
+
+def planner(name: str, seed: int = 0) -> Any:
+    """A network away from its start, where all outputs would be equal."""
+    torch.manual_seed(seed)
+    network = DENOISERS[name](SPEC)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def plans(size: int, seed: int = 0, padding: bool = False) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.zeros(size, 7, 6, 3, dtype=torch.uint8)
+    image[..., 0] = 1 + (torch.rand(size, 7, 6, generator=generator) < 0.3)
+    places = torch.rand(size, 42, generator=generator).argsort(1)[:, :2]
+    rows = torch.arange(size)
+    image[rows, places[:, 0] // 6, places[:, 0] % 6, 0] = 8
+    image[rows, places[:, 1] // 6, places[:, 1] % 6, 0] = 10
+    direction = torch.randint(0, 4, (size,), generator=generator)
+    x = torch.randint(0, SPEC.num_words, (size, SPEC.length), generator=generator)
+    blocked = torch.arange(SPEC.length) >= torch.randint(5, 11, (size, 1), generator=generator) if padding else None
+    return Batch.of_tokens(x, rows, padding=blocked, cond={"image": image, "direction": direction})
+
+
+def noisy(batch: Batch, ratio: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    state = Masking(LinearSchedule(), SPEC.mask_id).corrupt_ratio(batch, torch.full((batch.size,), ratio), KEY)
+    return state.x, state.masked.float().mean(1)
+
+
+def close(one: torch.Tensor, two: torch.Tensor) -> None:
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=2e-5)
+
+
+@every_network
+@torch.no_grad()
+def test_logits_at_rows_and_through_a_readout_equal_those_of_all(name: str) -> None:
+    network, batch = planner(name), plans(900)  # 9,000 rows: more than one chunk of the readout
+    x, t = noisy(batch)
+    memo = network.encode(**batch.conditions())
+    full = network(x, t, memo)
+    assert full.shape == (900, SPEC.length, SPEC.num_words) and full.isfinite().all()
+    flat, rows = full.flatten(0, 1), torch.tensor([3, 17, 17, 8999, 0])
+    close(network(x, t, memo, rows=rows), flat[rows])
+    seen, both = network(x, t, memo, readout=lambda logits, at: (at, logits))
+    assert torch.equal(seen, torch.arange(9000))
+    close(both, flat)
+    many = torch.arange(8999, -1, -1)
+    close(network(x, t, memo, rows=many, readout=lambda logits, at: logits), flat[many])
+    none = network(x, t, memo, rows=many[:0], readout=lambda logits, at: at)
+    assert none.shape == (0,)
+
+
+@every_network
+@torch.no_grad()
+@pytest.mark.parametrize("padding", [False, True])
+def test_one_memo_serves_several_states_of_its_batch(name: str, padding: bool) -> None:
+    network, batch = planner(name), plans(5, padding=padding)
+    memo = network.encode(**batch.conditions())
+    states = [noisy(batch, ratio) for ratio in (0.2, 0.5, 1.0)]
+    together = network(torch.cat([x for x, _ in states]), torch.cat([t for _, t in states]), memo)
+    close(together, torch.cat([network(x, t, memo) for x, t in states]))
+
+
+@every_network
+@torch.no_grad()
+@pytest.mark.parametrize("padding", [False, True])
+def test_a_row_does_not_depend_on_its_batch(name: str, padding: bool) -> None:
+    network, batch = planner(name), plans(6, padding=padding)
+    x, t = noisy(batch)
+    whole = network(x, t, network.encode(**batch.conditions()))
+    part = batch.rows(torch.tensor([4, 1]))
+    close(network(x[[4, 1]], t[[4, 1]], network.encode(**part.conditions())), whole[[4, 1]])
+
+
+@every_network
+@torch.no_grad()
+def test_a_dropped_condition_leaves_no_trace(name: str) -> None:
+    network, one, other = planner(name), plans(4), plans(4, seed=1)
+    x, t = noisy(one)
+    drop = torch.tensor([True, False, True, False])
+    first, second, plain = (
+        network(x, t, network.encode(**cond))
+        for cond in ({**one.cond, "drop": drop}, {**other.cond, "drop": drop}, one.cond)
+    )
+    close(first[drop], second[drop])
+    close(first[~drop], plain[~drop])
+    assert (first[~drop] - second[~drop]).abs().amax((1, 2)).min() > 1e-2  # and without it the condition matters
+
+
+@every_network
+def test_state_and_plan_and_both_conditions_matter(name: str) -> None:
+    network, batch = planner(name), plans(2)
+    x, t = noisy(batch)
+    base = network(x, t, network.encode(**batch.cond))
+    image = batch.cond["image"].clone()
+    image[:, 0, 0, 0] = 3 - image[:, 0, 0, 0].clamp(1, 2)  # a wall more or less
+    for cond in ({**batch.cond, "image": image}, {**batch.cond, "direction": (batch.cond["direction"] + 1) % 4}):
+        assert (network(x, t, network.encode(**cond)) - base).abs().amax((1, 2)).min() > 1e-3
+    changed = x.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % SPEC.mask_id
+    moved = (network(changed, t, network.encode(**batch.cond)) - base).abs().amax(2)
+    assert (moved[:, :7] > 1e-5).any(1).all(), "positions must hear of each other"
+
+
+@every_network
+def test_a_fresh_network_is_uniform_over_the_words(name: str) -> None:
+    torch.manual_seed(0)
+    network, batch = DENOISERS[name](SPEC), plans(3)
+    logits = network(*noisy(batch), network.encode(**batch.cond))
+    assert torch.equal(logits, torch.zeros_like(logits))
+
+
+@every_network
+def test_every_parameter_learns(name: str) -> None:
+    network, batch = planner(name).train(), plans(64)
+    drop = torch.arange(64) % 4 == 0
+    logits = network(*noisy(batch), network.encode(**batch.cond, drop=drop))
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.x.flatten()).backward()
+    idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not idle
+
+
+@every_network
+@torch.no_grad()
+def test_half_precision_stays_near(name: str) -> None:
+    network, batch = planner(name), plans(8)
+    x, t = noisy(batch)
+    exact = network(x, t, network.encode(**batch.cond)).softmax(-1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = network(x, t, network.encode(**batch.cond)).float().softmax(-1)
+    assert (coarse - exact).abs().mean() < 0.03
