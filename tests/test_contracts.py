@@ -14,6 +14,7 @@ import torch
 import torch.nn as nn
 
 import onpath
+from networks import SPEC, close, noisy, planner, plans
 from onpath.objectives.base import Objective
 from onpath.processes.base import Process
 from onpath.processes.masking import Masking
@@ -23,7 +24,7 @@ from onpath.sampling.counts import Count
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Sampler
 from onpath.schedules import LinearSchedule, Schedule
-from onpath.types import Batch, Loss, Nets, Spec
+from onpath.types import Batch, Loss, Nets
 from tables import COUNTS, DENOISERS, GRIDS, OBJECTIVES, PROCESSES, RAMPS, SAMPLERS, SCHEDULES
 from worlds import HashDenoiser
 
@@ -213,41 +214,7 @@ def test_a_logit_for_mask_is_no_part_of_the_distribution(make: Any) -> None:
 
 # --- networks -----------------------------------------------------------------------------------------------------
 
-SPEC = Spec(length=10, num_words=4, mask_id=4, cond={"image": (7, 6, 3), "direction": ()})
 every_network = pytest.mark.parametrize("name", DENOISERS)
-
-
-def planner(name: str, seed: int = 0) -> Any:
-    """A network away from its start, where all outputs would be equal."""
-    torch.manual_seed(seed)
-    network = DENOISERS[name](SPEC)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return network.eval()
-
-
-def plans(size: int, seed: int = 0, padding: bool = False) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.zeros(size, 7, 6, 3, dtype=torch.uint8)
-    image[..., 0] = 1 + (torch.rand(size, 7, 6, generator=generator) < 0.3)
-    places = torch.rand(size, 42, generator=generator).argsort(1)[:, :2]
-    rows = torch.arange(size)
-    image[rows, places[:, 0] // 6, places[:, 0] % 6, 0] = 8
-    image[rows, places[:, 1] // 6, places[:, 1] % 6, 0] = 10
-    direction = torch.randint(0, 4, (size,), generator=generator)
-    x = torch.randint(0, SPEC.num_words, (size, SPEC.length), generator=generator)
-    blocked = torch.arange(SPEC.length) >= torch.randint(5, 11, (size, 1), generator=generator) if padding else None
-    return Batch.of_tokens(x, rows, padding=blocked, cond={"image": image, "direction": direction})
-
-
-def noisy(batch: Batch, ratio: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
-    state = Masking(LinearSchedule(), SPEC.mask_id).corrupt_ratio(batch, torch.full((batch.size,), ratio), KEY)
-    return state.x, state.masked.float().mean(1)
-
-
-def close(one: torch.Tensor, two: torch.Tensor) -> None:
-    torch.testing.assert_close(one, two, rtol=1e-5, atol=2e-5)
 
 
 @every_network
