@@ -330,7 +330,7 @@ class Trainer:
             optimizer.load_state_dict(state)
         best, waited, scale = saved.extra["plateau"]
         run.step, run.plateau = saved.step, (best, int(waited), scale)
-        run.meter = Meter(saved.extra["sums"])
+        run.meter = Meter({name: (total, count) for name, (total, count) in saved.extra["sums"].items()})
         folder.truncate_metrics(run.step)
         return [*lines, f"resumed at step {run.step} from {path.name}"]
 
