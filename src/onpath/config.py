@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +225,12 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
         if isinstance(option, type) and dataclasses.is_dataclass(option):
             if not isinstance(value, Mapping):
                 raise ValueError(f"config: {path} is {value!r}; a mapping of {', '.join(_fields(option))} is needed")
-            return _checked(Part(option, "", _parse_fields(option, value, path), path))
+            kind = _kind_of(option)  # a member of a family that is asked for by its class: its kind may be named
+            rest = {name: item for name, item in value.items() if not kind or (name, item) != ("kind", kind)}
+            return _checked(Part(option, kind, _parse_fields(option, rest, path), path))
     leaf: Any = typing.Union[tuple(leaves)]  # noqa: UP007  (built at run time)
     try:
-        parsed = TypeAdapter(leaf, config=_STRICT).validate_python(value)
+        parsed = _adapter(leaf).validate_python(value)
     except ValidationError as error:
         detail = error.errors()[0]
         reason = f"({detail['msg'].lower()}){_near(detail['input'], _literals(hint))}"
@@ -241,6 +244,11 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             f"config: {path} is {value!r}; {_words(hint)} is needed (nothing is converted to or from text or true)"
         )
     return parsed
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter:
+    return TypeAdapter(hint, config=_STRICT)
 
 
 def _is_coerced(given: Any, parsed: Any) -> bool:

@@ -311,6 +311,7 @@ def test_settings_that_make_no_sense(fields: dict[str, Any], message: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize("masks", ["pairs", "counts"])
 def test_compiled_training_is_the_same_and_settles(tmp_path: Path, masks: str) -> None:
     from torch._dynamo.utils import counters
