@@ -1,0 +1,344 @@
+"""Mistakes of the documents that this package was made from, by the number under which they are listed.
+
+Each test would fail if the mistake were made here.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from onpath.data.trajectories import FourRoomsExpert
+from onpath.envs import fourrooms, gridworld, symmetry
+from onpath.envs.expert import demonstrate, solve
+from onpath.envs.gridworld import LEFT, RIGHT, Agents, Worlds
+from onpath.evaluation.check import mask_is_learnt, overfits, states_differ
+from onpath.models.policy import PlanMLP
+from onpath.objectives.masked_ce import MaskedCrossEntropy
+from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
+from onpath.processes.masking import Masking
+from onpath.ramps import LinearRamp
+from onpath.rng import Key
+from onpath.sampling.counts import AncestralCount
+from onpath.sampling.grids import UniformGrid
+from onpath.sampling.loop import Knobs, sample, walk
+from onpath.sampling.tokens import Categorical
+from onpath.sampling.unmasking import Unmasking
+from onpath.schedules import (
+    DATA,
+    PRIOR,
+    CosineSchedule,
+    ExponentialSchedule,
+    LinearSchedule,
+    MaskGITCosineSchedule,
+)
+from onpath.training.optimizers import AdamW
+from onpath.training.trainer import Job, Trainer
+from onpath.types import Batch, Nets, Spec
+from statistical import chi_square_p
+from tables import OBJECTIVES, SAMPLERS
+from worlds import HashDenoiser, read
+
+WORDS, LENGTH = 6, 10
+MASK = WORDS
+PROCESS = Masking(CosineSchedule(), MASK)
+
+
+def blank(size: int, length: int = LENGTH) -> Batch:
+    return Batch.of_tokens(torch.zeros(size, length, dtype=torch.int64), torch.arange(size))
+
+
+def test_erratum_01_cosine_table() -> None:
+    schedule = CosineSchedule(alpha_min=0.01, alpha_max=0.99)
+    table = {1: 0.9899, 16: 0.9527, 32: 0.8465, 64: 0.5, 96: 0.1535, 128: 0.01}
+    for step, alpha in table.items():
+        assert float(schedule.alpha(torch.tensor(step / 128))) == pytest.approx(alpha, abs=5e-5)
+
+
+def test_erratum_02_exponential_reaches_its_lower_bound() -> None:
+    schedule = ExponentialSchedule(alpha_min=0.01, alpha_max=0.99)
+    assert float(schedule.alpha(torch.tensor(1.0))) == pytest.approx(0.01, rel=1e-6)
+    assert float(schedule.alpha(torch.tensor(1.0))) < 0.0493
+    assert float(schedule.alpha(torch.tensor(0.5))) == pytest.approx(math.sqrt(0.01 * 0.99), rel=1e-6)
+
+
+def test_erratum_03_default_ends_are_exact() -> None:
+    t = torch.tensor([0.0, 1.0])
+    clean, noise = (PROCESS.corrupt(blank(500), end.expand(500), Key(1)) for end in t)
+    assert not clean.masked.any() and noise.masked.all()
+    assert torch.equal(noise.x, PROCESS.prior(blank(500)).x)  # training meets the state from which sampling starts
+
+
+def test_erratum_03_bounds_cost_a_step_and_a_term_at_each_end() -> None:
+    bounded = Masking(CosineSchedule(alpha_min=0.01, alpha_max=0.99), MASK)
+    times = UniformGrid(4).times(bounded.schedule)
+    assert len(times) == 7 and times[0] == PRIOR and times[-1] == DATA
+    states = list(
+        walk(HashDenoiser(WORDS), bounded, Unmasking(count=AncestralCount()), UniformGrid(4), blank(400), Key(2))
+    )
+    assert states[0].masked.all() and not states[-1].masked.any()
+    # the first step reveals one position in a hundred, the last one what is left
+    assert 0.004 < 1 - float(states[1].masked.float().mean()) < 0.02
+    assert 0.004 < float(states[-2].masked.float().mean()) < 0.02
+    # the bound has all six steps, the first at the all-mask state with weight alpha_min
+    uniform = HashDenoiser(WORDS, spread=0.0)
+    loss = TrajectoryNELBO(bounded, UniformGrid(4), steps_per_example=0)(Nets(uniform), blank(400), Key(3), 0)
+    assert any((x == MASK).all(1).sum() >= 400 for x, _, _ in uniform.forwards)
+    assert float(loss.mean) == pytest.approx(math.log(WORDS), rel=0.03)  # every token costs log V once
+
+
+def test_erratum_04_mask_ratio_is_0_at_data_and_1_at_noise() -> None:
+    ratio = MaskGITCosineSchedule().mask_ratio(torch.tensor([0.0, 0.5, 1.0]))
+    assert ratio.tolist() == pytest.approx([0.0, math.cos(math.pi / 4), 1.0], abs=1e-6)
+    assert ratio[0] == 0 and ratio[2] == 1
+    process = Masking(MaskGITCosineSchedule(), MASK)
+    states = list(walk(HashDenoiser(WORDS), process, Unmasking(), UniformGrid(5), blank(3), Key(0)))
+    assert [int(s.masked[0].sum()) for s in states] == [10, 10, 8, 6, 3, 0]  # 10·cos(π/2·(1 - t)), rounded
+
+
+def test_erratum_05_a_curriculum_reaches_the_fully_masked_state() -> None:
+    seed = {"low": LinearRamp(0.1, 0.15, 50), "high": LinearRamp(0.3, 0.825, 50)}
+    with pytest.raises(ValueError, match=r"0\.825"):
+        MaskedCrossEntropy(PROCESS, **seed)
+    objective = MaskedCrossEntropy(PROCESS, low=seed["low"], high=LinearRamp(0.3, 1.0, 50))
+    network = HashDenoiser(WORDS)
+    objective(Nets(network), blank(400), Key(4), 50)
+    assert (network.forwards[0][0] == MASK).all(1).any()
+    ContinuousNELBO(PROCESS)(Nets(network), blank(400), Key(4), 0)
+    assert (network.forwards[1][0] == MASK).all(1).any()
+
+
+def test_erratum_11_many_steps_lower_neither_entropy_nor_the_number_of_reveals() -> None:
+    """300 ancestral steps over a Zipf vocabulary, logits in half precision."""
+    size, length, steps = 200, 32, 300
+    log_p = -torch.arange(1, 2001).double().log()
+    log_p -= log_p.logsumexp(0)
+
+    class Zipf(HashDenoiser):
+        def __call__(self, x: Tensor, t: Tensor, memo: Any, *, rows: Any = None, readout: Any = None) -> Any:
+            return readout(log_p.bfloat16().expand(len(rows), -1), rows)
+
+    process = Masking(LinearSchedule(), 2000)
+    state = sample(Zipf(1), process, Unmasking(count=AncestralCount()), UniformGrid(steps), blank(size, length), Key(5))
+    tokens = state.x.flatten()
+    used = log_p.bfloat16().double().log_softmax(0)  # what bf16 logits say
+    surprise = -used[tokens]
+    entropy = float(-(used.exp() * used).sum())
+    assert abs(float(surprise.mean()) - entropy) < 4 * float(surprise.std()) / len(tokens) ** 0.5
+    # reveals are uniform over the steps: no more and no fewer at the end, where a position is nearly alone
+    tenth = torch.bincount(state.revealed_at.flatten() // (steps // 10), minlength=10)
+    assert chi_square_p(tenth, torch.full((10,), len(tokens) / 10)) > 1e-4
+
+
+def test_erratum_15_the_network_hears_the_masked_fraction_of_its_input() -> None:
+    given = torch.arange(LENGTH).expand(5, -1) < torch.arange(5)[:, None]
+    batch = Batch.of_tokens(torch.zeros(5, LENGTH, dtype=torch.int64), torch.arange(5), given=given)
+    network = HashDenoiser(WORDS)
+    for sampler in list(SAMPLERS.values())[::4]:
+        sample(network, PROCESS, sampler, UniformGrid(4), batch, Key(6))
+    num_sampling = len(network.forwards)
+    for make in OBJECTIVES.values():
+        make(PROCESS)(Nets(network), batch, Key(6), 0)
+    assert len(network.forwards) > num_sampling > 50
+    free = LENGTH - torch.arange(5)
+    for x, t, _ in network.forwards:
+        shares = (x == MASK).sum(1)[:, None] / free
+        assert ((shares - t[:, None]).abs().amin(1) < 1e-6).all()
+    # a sampler's first forward sees 1, not the share after the step
+    first = HashDenoiser(WORDS)
+    sample(first, PROCESS, Unmasking(), UniformGrid(4), batch, Key(6))
+    assert (first.forwards[0][1] == 1.0).all()
+
+
+def test_erratum_16_temperature_samples() -> None:
+    def tokens(temperature: float) -> Tensor:
+        network = HashDenoiser(WORDS, spread=0.5)
+        sampler = Unmasking(tokens=Categorical(temperature))
+        return sample(network, PROCESS, sampler, UniformGrid(1), blank(300), Key(7)).x
+
+    assert (tokens(0.0) == tokens(0.0)[0]).all()  # greedy: every row alike
+    variety = [int(tokens(t)[:, 0].unique().numel()) for t in (0.01, 1.0, 5.0)]
+    assert variety[0] < variety[1] <= variety[2] == WORDS
+    # and the argmax is not taken of what was drawn: the likeliest word is not always chosen at temperature 1
+    likeliest = float((tokens(1.0) == tokens(0.0)).float().mean())
+    assert 0.15 < likeliest < 0.6
+
+
+def test_erratum_17_the_end_is_masked_and_supervised_like_any_action() -> None:
+    source = FourRoomsExpert()
+    batch = source.examples(torch.arange(64))
+    spec, process = source.spec(), Masking(CosineSchedule(), source.spec().mask_id)
+    lengths = (batch.x != source.end_id).sum(1)
+    assert batch.padding is None and lengths.unique().numel() > 5
+    assert all((batch.x[row, int(n) :] == source.end_id).all() for row, n in enumerate(lengths))
+    assert source.end_id < spec.num_words  # it may be emitted
+    # the state from which generation starts says nothing of the length, nor does training on it
+    assert (process.prior(batch).x == spec.mask_id).all()
+    rows: list[Tensor] = []
+
+    class Words(HashDenoiser):
+        def __call__(self, x: Tensor, t: Tensor, memo: Any, **options: Any) -> Any:
+            rows.append(options["rows"])
+            return read(torch.zeros(*x.shape, spec.num_words), options["rows"], options["readout"])
+
+        def encode(self, **cond: Tensor) -> None:
+            return None
+
+    ContinuousNELBO(process)(Nets(Words(1)), batch, Key(8), 0)
+    scored = batch.x.repeat(2, 1).flatten()[rows[0]]
+    assert len(scored) == batch.x.numel()  # a pair masks each position once
+    assert int((scored == source.end_id).sum()) == int((batch.x == source.end_id).sum()) > 0
+
+
+def test_erratum_18_validation_masks_are_seeded_and_the_true_fraction_is_passed() -> None:
+    source = FourRoomsExpert()
+    spec = source.spec()
+    process = Masking(LinearSchedule(), spec.mask_id)
+    torch.manual_seed(0)
+    network = PlanMLP(spec, width=32, hidden=32, depth=1)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    job = Job(network, ContinuousNELBO(process), source, source.at_split("validation"))
+    trainer = Trainer(steps=10, batch_size=64, validation_examples=128)
+    torch.manual_seed(1)
+    first = trainer.validate(network, job, 3)
+    torch.manual_seed(2)
+    assert trainer.validate(network, job, 3)["loss"] == first["loss"]
+    recorded = HashDenoiser(WORDS)
+    for _ in range(2):
+        ContinuousNELBO(PROCESS)(Nets(recorded), blank(32), Key(9, "validation"), 0)
+    (x, t, _), (again, _, _) = recorded.forwards
+    assert torch.equal(x, again)
+    assert torch.equal(t, (x == MASK).sum(1) / LENGTH) and t.unique().numel() > 5  # never a constant
+
+
+SMALL = Spec(length=20, num_words=4, mask_id=4, cond={"image": (7, 7, 3), "direction": ()})
+
+
+def one_gap_apart() -> Batch:
+    """Two worlds with the same agent and goal, in adjoining rooms of which the wall has its gap high or low."""
+    images = []
+    for gap in (1, 5):
+        walls = torch.zeros(1, 7, 7, dtype=torch.bool)
+        walls[:, [0, -1]] = walls[:, :, [0, -1]] = walls[:, 3] = True
+        walls[:, 3, gap] = False
+        worlds = Worlds(walls, torch.tensor([[5, 3]]))
+        agents = Agents(torch.tensor([[1, 3]]), torch.tensor([0]))
+        plan = demonstrate(solve(worlds, 36), agents, length=20, end_id=3)
+        images.append((gridworld.observe(worlds, agents), plan.actions))
+    cond = {"image": torch.cat([i for i, _ in images]), "direction": torch.zeros(2, dtype=torch.int64)}
+    return Batch.of_tokens(torch.cat([a for _, a in images]), torch.arange(2), cond=cond)
+
+
+def test_erratum_19_the_grid_itself_conditions_the_plan() -> None:
+    """Two grids that differ in one gap, all else equal, have different plans, and the network learns which is which."""
+    batch = one_gap_apart()
+    assert not torch.equal(batch.x[0], batch.x[1])
+    assert int((batch.cond["image"][0] != batch.cond["image"][1]).any(-1).sum()) == 2
+    torch.manual_seed(0)
+    network = PlanMLP(SMALL, width=64, hidden=64, depth=1)
+    network.calibrate(**batch.cond)
+    objective = ContinuousNELBO(Masking(LinearSchedule(), SMALL.mask_id))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for step in range(60):
+        optimizer.zero_grad()
+        objective(Nets(network), batch, Key(10, "train", step), step).mean.backward()
+        optimizer.step()
+    logits = network(torch.full((2, 20), SMALL.mask_id), torch.ones(2), network.encode(**batch.cond))
+    assert torch.equal(logits.argmax(-1), batch.x)
+    assert (logits[0] - logits[1]).abs().max() > 1.0
+
+
+def test_erratum_20_a_mirror_swaps_left_and_right() -> None:
+    worlds, agents = fourrooms.tasks("train", Key(11), torch.arange(64))
+    plans = demonstrate(solve(worlds, 36), agents, length=40, end_id=3)
+    for mirror in range(8):
+        which = torch.full((64,), mirror)
+        actions = symmetry.transform_actions(plans.actions, which)
+        assert torch.equal(actions == LEFT, plans.actions == (RIGHT if mirror >= 4 else LEFT))
+        moved, walker = symmetry.transform(worlds, agents, which)
+        for step in range(40):
+            walker = gridworld.step(moved, walker, torch.where(actions[:, step] < 3, actions[:, step], 6))
+        assert gridworld.at_goal(moved, walker).all(), f"symmetry {mirror}"
+
+
+def test_erratum_21_checks_take_batches_and_fail_without_training() -> None:
+    batch = one_gap_apart()
+    process = Masking(LinearSchedule(), 4)
+    torch.manual_seed(0)
+    network = PlanMLP(SMALL, width=64, hidden=64, depth=1)
+    start = {name: p.detach().clone() for name, p in network.named_parameters()}
+    assert not mask_is_learnt(network, start, process, batch).passed
+    assert not states_differ(network, process, batch).passed
+    assert overfits(network, ContinuousNELBO(process), batch, AdamW(learning_rate=1e-2), max_steps=200).passed
+    assert mask_is_learnt(network, start, process, batch).passed
+    assert states_differ(network, process, batch).passed
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operations that reach torch."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(function: Any) -> int:
+    with Calls() as calls:
+        function()
+    return calls.number
+
+
+def ragged(size: int) -> Batch:
+    """Rows with 3 to 8 free positions, mixed in the same way whatever the size."""
+    given = torch.arange(LENGTH) < 2 + torch.arange(size)[:, None] % 6
+    return Batch.of_tokens(torch.zeros(size, LENGTH, dtype=torch.int64), torch.arange(size), given=given)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_erratum_22_a_step_of_a_sampler_has_no_loop_over_the_batch(name: str) -> None:
+    def steps(size: int) -> list[int]:
+        sampler, network, batch = SAMPLERS[name], HashDenoiser(WORDS), ragged(size)
+        state = sampler.init(PROCESS, network, batch, Knobs())
+        return [
+            count(partial(sampler.step, PROCESS, network, state, times, Key(12), Knobs()))
+            for times in ((1.0, 0.7), (1.0, 0.0))
+        ]
+
+    assert steps(12) == steps(600)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_erratum_22_an_objective_has_no_loop_over_the_batch(name: str) -> None:
+    def loss(size: int) -> int:
+        objective, nets, batch = OBJECTIVES[name](PROCESS), Nets(HashDenoiser(WORDS)), ragged(size)
+        return count(lambda: objective(nets, batch, Key(13), 0))
+
+    assert loss(12) == loss(600)
+
+
+def test_erratum_22_corruption_has_no_loop_over_the_batch() -> None:
+    def corrupt(size: int) -> list[int]:
+        batch = ragged(size)
+        return [
+            count(lambda: PROCESS.prior(batch)),
+            count(lambda: PROCESS.corrupt(batch, torch.full((size,), 0.5), Key(14))),
+            count(lambda: PROCESS.corrupt_count(batch, batch.free_counts() // 2, Key(14))),
+        ]
+
+    assert corrupt(12) == corrupt(600)
+    assert max(corrupt(600)) < 300
+
+
+def test_errata_of_the_calls_counter() -> None:
+    """The counter would notice: a loop over rows makes more calls for more rows."""
+    x = torch.zeros(8, 3)
+    assert count(lambda: [F.relu(row) for row in x]) > count(lambda: [F.relu(row) for row in x[:2]])
