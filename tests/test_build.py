@@ -1,0 +1,160 @@
+"""From a config to objects, and from a folder back to a run."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import onpath
+from onpath.build import build, device_of, load
+from onpath.config import RunConfig
+from onpath.data.trajectories import FourRoomsExpert
+from onpath.data.trajectory_files import save
+from onpath.evaluation.settings import Evaluation
+from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
+from onpath.records import RunFolder
+from onpath.training import checkpoint
+from onpath.training.trainer import Trainer
+from tiny import settings, tiny, tiny_parts
+
+RECIPES = sorted(Path(str(resources.files("onpath.recipes"))).glob("*.yaml"))
+
+
+def trained(path: Path, *overrides: str) -> RunFolder:
+    config = tiny(*overrides)
+    parts = build(config)
+    folder = RunFolder.create(path, config.as_dict())
+    parts.trainer.fit(parts.job(), folder)
+    return folder
+
+
+def test_the_seed_decides_the_weights() -> None:
+    states = [tiny_parts(f"seed={seed}").model.state_dict() for seed in (0, 0, 1)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_no_global_random_state_is_touched(tmp_path: Path) -> None:
+    # Python's own `random` is left out: the checker of annotations draws from it during the tests
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    trained(tmp_path)
+    load(tmp_path, device="cpu").sample(num_samples=2)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0]) and before[1] == after[1]
+
+
+def test_a_bounded_schedule_has_no_continuous_bound() -> None:
+    with pytest.raises(ValueError, match=r"config: objective: .*alpha 0\.99 to 0\.01.*trajectory_nelbo"):
+        tiny_parts("schedule={kind: linear, alpha_min: 0.01, alpha_max: 0.99}")
+
+
+def test_the_bound_of_a_trajectory_is_of_the_grid_of_the_run() -> None:
+    parts = tiny_parts("objective=trajectory_nelbo", "grid={kind: uniform, steps: 7}", "objective.steps_per_example=7")
+    assert isinstance(parts.objective, TrajectoryNELBO) and parts.objective.grid is parts.grid
+    assert parts.objective.process is parts.process
+    with pytest.raises(ValueError, match=r"config: objective: .*steps_per_example is 8.* 7 steps of the grid"):
+        tiny_parts("objective=trajectory_nelbo", "grid={kind: uniform, steps: 7}", "objective.steps_per_example=8")
+
+
+def test_validation_reports_a_bound_beside_a_loss_that_is_none() -> None:
+    assert tiny_parts().job().bounds == ()
+    (bound,) = tiny_parts("objective=masked_cross_entropy").job().bounds
+    assert isinstance(bound, ContinuousNELBO)
+    (bound,) = tiny_parts("objective=masked_cross_entropy", "schedule.alpha_min=0.1").job().bounds
+    assert isinstance(bound, TrajectoryNELBO) and bound.steps_per_example == 0
+
+
+def test_devices() -> None:
+    assert device_of("cpu").type == "cpu"
+    if torch.cuda.is_available():
+        assert device_of("auto").type == device_of("cuda").type == "cuda"
+        return
+    assert device_of("auto").type == "cpu"
+    with pytest.raises(ValueError, match="sees no GPU; set device: cpu or auto"):
+        tiny_parts("device=cuda")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.modes=[opn@1]"], "mode: 'opn@1' is not one"),
+        (["training.steps=0", "training.epochs=2"], "never end; set steps"),
+        (["data={kind: trajectories, path: nothing.npz}"], "nothing.npz"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_it_trains(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_parts(*overrides)
+
+
+def test_a_file_without_a_maze_to_validate_on_is_refused_before_it_trains(tmp_path: Path) -> None:
+    save(tmp_path / "few.npz", FourRoomsExpert().record(torch.arange(2)))
+    data = f"data={{kind: trajectories, path: {tmp_path / 'few.npz'}, validation_share: 0.0}}"
+    with pytest.raises(ValueError, match="no maze falls into the validation split"):
+        tiny_parts(data)
+    assert tiny_parts(data, "training.validation_examples=0").source.num_examples == 2
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains(path: Path, tmp_path: Path) -> None:
+    config = RunConfig.load(path, settings(["model.width=16"]))
+    assert RunConfig.parse(config.as_dict()) == config
+    parts = build(config)
+    parts.trainer.fit(parts.job(), RunFolder.create(tmp_path, config.as_dict()))
+    assert load(tmp_path, device="cpu").step == 3
+
+
+def test_a_loaded_run_is_the_average_that_was_trained(tmp_path: Path) -> None:
+    config = tiny("schedule=cosine")
+    parts = build(config)
+    average = parts.trainer.fit(parts.job(), RunFolder.create(tmp_path, config.as_dict()))
+    run = onpath.load(tmp_path, device="cpu")
+    assert isinstance(run, onpath.Run) and run.step == 3 and run.parts.config == config
+    state = run.denoiser.state_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    assert all(torch.equal(state[name], value) for name, value in average.state_dict().items())
+    assert not run.denoiser.training  # pyright: ignore[reportAttributeAccessIssue]
+    first, second, other = (run.sample(num_samples=3, seed=seed).x for seed in (0, 0, 1))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert first.shape == (3, 40) and int(first.max()) < run.parts.spec.num_words
+
+
+def test_the_parameters_are_reported_as_they_are() -> None:
+    from onpath.build import estimate
+
+    config = tiny()
+    found = estimate(config)
+    assert found["parameters"] == f"{sum(p.numel() for p in build(config).model.parameters()):,}"
+    assert found["optimizer steps"] == "3"
+
+
+def test_evaluation_rows(tmp_path: Path) -> None:
+    trained(tmp_path)
+    rows = load(tmp_path, device="cpu").evaluate(Evaluation(num_tasks=4, modes=("open@2",), latency=False))
+    assert all(set(row) == {"set", "mode", "metric", "value", "ci95", "n"} for row in rows)
+    (success,) = [row for row in rows if row["metric"] == "success"]
+    assert success["n"] == 4 and 0 <= success["ci95"][0] <= success["value"] <= success["ci95"][1] <= 1
+    json.dumps(rows)
+
+
+def test_runs_that_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a run"):
+        load(tmp_path / "nothing")
+    folder = RunFolder.create(tmp_path / "fresh", tiny().as_dict())
+    with pytest.raises(ValueError, match="no checkpoint that verifies; train it first"):
+        load(folder.path, device="cpu")
+    folder = trained(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"was trained with .*linear.* but its config.yaml names .*cosine"):
+        load(folder.path, device="cpu", overrides=["schedule=cosine"])
+    (_, path) = checkpoint.steps_in(folder.checkpoints)[0]
+    (path / "average.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"verifies \(step-3/average.safetensors does not match its checksum\)"):
+        load(folder.path, device="cpu")
+
+
+def test_a_trainer_from_python_is_the_trainer_of_the_config() -> None:
+    assert tiny_parts("training={steps: 5, batch_size: 8}").trainer == Trainer(steps=5, batch_size=8)
