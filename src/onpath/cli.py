@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe has no width: rich would take 80
 errors = Console(stderr=True)
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
@@ -249,8 +249,13 @@ def _show_evaluation(rows: list[dict[str, Any]]) -> None:
     by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
-    table = Table("set", "mode", "n", "success [95 %]", "SPL", "optimal", "return", "bumps", "forwards/plan")
-    timings = Table("set", "mode", "milliseconds", "value")
+    table = Table("set", box=None)
+    table.add_column("mode", no_wrap=True)  # cut short it would name another mode
+    table.add_column("n")
+    table.add_column("success [95 %]", no_wrap=True)
+    for title in ("SPL", "optimal", "return", "bumps", "forwards"):
+        table.add_column(title, overflow="fold")
+    timings = Table("set", "mode", "milliseconds", "value", box=None)
     for (name, mode), metrics in by_mode.items():
         if "success" in metrics:
             low, high = metrics["success"]["ci95"]

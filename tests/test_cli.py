@@ -1,0 +1,167 @@
+"""The command line as its user meets it: what is printed where, exit codes, and what is left on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from onpath import cli
+from tiny import CONFIG, settings
+
+TINY = settings(["model.width=16", "model.hidden=16", "evaluation.num_tasks=5", "evaluation.modes=[open@2]"])
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+class Outcome:
+    """What a command did: exit code, standard output, standard error."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def onpath(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `onpath ARGUMENTS` in this process, through the entry point of the console script."""
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["onpath", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        found = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), found.out, found.err)
+
+    return call
+
+
+def test_a_run_from_training_to_evaluation(onpath: Any) -> None:
+    done = onpath("train", "fourrooms-demo", *TINY, "--run", "runs/[key] 1")
+    assert done.code == 0, done.err
+    assert "into runs/[key] 1 on cpu" in done.out and "onpath evaluate runs/[key] 1" in done.out
+    run = Path("runs/[key] 1")
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "environment.json", "metrics.jsonl", "checkpoints"}
+    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["steps"] == 3
+
+    again = onpath("train", "fourrooms-demo", *TINY, "--run", str(run))
+    assert again.code == 2 and "already holds a run" in again.err and not again.out
+
+    more = onpath("train", "fourrooms-demo", "--run", str(run), "--resume", "training.steps=5")
+    assert more.code == 0 and "resumed at step 3 from step-3" in more.out
+    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["steps"] == 5
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 3, 5, 5]
+
+    before = (run / "config.yaml").read_bytes()
+    other = onpath("train", "fourrooms-demo", "--run", str(run), "--resume", "schedule=cosine")
+    assert other.code == 2 and "one run has one schedule" in other.err
+    assert (run / "config.yaml").read_bytes() == before
+
+    found = onpath("evaluate", str(run), "latency=false", "--json")
+    assert found.code == 0, found.err
+    rows = json.loads(found.out)
+    assert rows == json.loads((run / "evaluation.json").read_text())
+    assert {(row["set"], row["mode"]) for row in rows} == {("test", "open@2")}
+    table = onpath("evaluate", str(run), "num_tasks=3", "modes=[open@2, horizon8@10+warm0.5]")
+    assert table.code == 0, table.err
+    lines = [line.split() for line in table.out.splitlines()]
+    heading = ["set", "mode", "n", "success", "[95", "%]", "SPL", "optimal", "return", "bumps", "forwards"]
+    assert heading in lines
+    assert [line[:3] for line in lines if line[:1] == ["test"] and len(line) > 5] == [
+        ["test", "open@2", "3"],
+        ["test", "horizon8@10+warm0.5", "3"],
+    ]
+
+    drawn = onpath("sample", str(run), "--num", "2", "--seed", "1", "--steps", "4", "--json")
+    assert drawn.code == 0, drawn.err
+    found = json.loads(drawn.out)
+    assert [len(tokens) for tokens in found["tokens"]] == [40, 40]
+    assert max(map(max, found["revealed_at"])) == 3
+    assert onpath("sample", str(run), "--num", "1").out.startswith("0 ")
+    lines = (run / "samples" / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == [1, 1, 0]
+
+
+def test_a_dry_run_writes_nothing(onpath: Any, tmp_path: Path) -> None:
+    done = onpath("train", "fourrooms-demo", *TINY, "--dry-run", "schedule=cosine")
+    assert done.code == 0, done.err
+    resolved = yaml.safe_load(done.out[: done.out.index("estimate")])
+    assert resolved["schedule"] == {"kind": "cosine", "alpha_min": 0.0, "alpha_max": 1.0}
+    assert "parameters" in done.out and "optimizer steps" in done.out and "min on cpu" in done.out
+    assert not list(tmp_path.iterdir())
+
+
+MISTAKES = [
+    (["train", "fourroms-demo"], "'fourroms-demo' is not known; allowed are fourrooms"),
+    (["train", "fourroms-demo"], "did you mean fourrooms-demo?"),
+    (["train", "nothing.yaml"], "nothing.yaml cannot be read"),
+    (["train", "fourrooms-demo", "training.stesp=3"], "training.stesp: 'stesp' is not known"),
+    (["train", "fourrooms-demo", "training.steps=[key]"], "training.steps is ['key']; int is needed"),
+    (["train", "fourrooms-demo", "schedule=[/bold]"], "schedule is ['/bold']"),
+    (["train", "fourrooms-demo", "evaluation.modes=[opn@1]"], "mode: 'opn@1' is not one"),
+    (["train", "fourrooms-demo", "training.epochs=3", "training.steps=0"], "never end"),
+    (["train", "fourrooms-demo", "training"], "not of the form key.path=value"),
+    (["train", "fourrooms-demo", "--resume"], "runs/fourrooms-demo holds no config.yaml, so it is not a run"),
+    (["train", "fourrooms-demo", "--runs", "x"], "No such option"),
+    (["evaluate", "runs/nothing"], "runs/nothing holds no config.yaml"),
+    (["sample", "runs/nothing"], "runs/nothing holds no config.yaml"),
+    (["sample", "runs/nothing", "--num", "0"], "Invalid value for '--num'"),
+    (["recipes", "nothing"], "'nothing' is not known"),
+    (["trian"], "No such command 'trian'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_mistake_is_one_message_and_leaves_nothing(
+    onpath: Any, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = onpath(*arguments)
+    assert done.code == 2
+    assert message in done.err and not done.out
+    assert "Traceback" not in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_command_says_so_to_the_shell(tmp_path: Path) -> None:
+    code = "from onpath.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", "nope"]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: recipe: 'nope'") and not done.stdout
+
+
+def test_messages_are_not_wrapped(onpath: Any) -> None:
+    (line,) = onpath("train", "fourrooms-demo", "trainig.steps=3").err.splitlines()
+    assert len(line) > 100
+
+
+def test_recipes(onpath: Any) -> None:
+    table = onpath("recipes")
+    assert table.code == 0 and "fourrooms-demo" in table.out
+    one = onpath("recipes", "fourrooms-demo")
+    assert yaml.safe_load(one.out)["data"]["kind"] == "fourrooms"
+
+
+def test_a_file_of_ones_own(onpath: Any) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG))
+    done = onpath("train", "mine.yaml")
+    assert done.code == 0, done.err
+    assert Path("runs/mine/config.yaml").exists()
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys\nfrom onpath.cli import main\nsys.argv = ['onpath', '--help']\n"
+        "try:\n    main()\nfinally:\n    sys.stderr.write(' '.join(sorted({n.split('.')[0] for n in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0 and "evaluate" in done.stdout
+    assert not {"torch", "numpy", "pydantic", "jaxtyping", "yaml"} & set(done.stderr.split())
