@@ -39,13 +39,14 @@ class Categorical:
 class Drawn:
     """Chosen tokens of N rows.
 
-    token: (N,). confidence: its probability. margin: of the two likeliest tokens. entropy: in nats.
+    token: (N,). confidence: its probability. margin: of the two likeliest tokens. entropy: in nats; the last two
+    where they were asked for.
     """
 
     token: Int64[Tensor, "N"]
     confidence: Float[Tensor, "N"]
-    margin: Float[Tensor, "N"]
-    entropy: Float[Tensor, "N"]
+    margin: Float[Tensor, "N"] | None = None
+    entropy: Float[Tensor, "N"] | None = None
 
 
 def guided(logits: Float[Tensor, "N2 V"], weight: Float[Tensor, "N"]) -> Float[Tensor, "N V"]:
@@ -62,24 +63,32 @@ def draw(
     words: Int64[Tensor, "N"] | None,
     choice: Categorical,
     temperature: Float[Tensor, "N"] | None,
+    *,
+    detailed: bool = True,
 ) -> Drawn:
     """One token a row and the network's certainty of it, by inverse CDF with one 32-bit word a row.
 
     words: (N,) in [0, 2**32), None for greedy rows only. temperature: (N,), in place of the one of `choice`.
-    The confidence, margin and entropy are those of softmax(logits), whatever the temperature.
+    The confidence, margin and entropy are those of softmax(logits), whatever the temperature. detailed: margin and
+    entropy too; for a small vocabulary they cost more than the rest.
     """
-    log_probs = logits.float().log_softmax(-1)
-    probs = log_probs.exp()
-    best = probs.topk(min(2, probs.shape[-1]), dim=-1)
-    token = best.indices[:, 0]
+    logits = logits.float()
+    level, token = logits.max(-1)
+    total = logits.logsumexp(-1)
     if words is not None:
-        heat = torch.full_like(probs[:, 0], choice.temperature) if temperature is None else temperature
-        drawn = _inverse_cdf(_restrict(log_probs / heat.clamp_min(1e-6)[:, None], choice), words)
+        heat = torch.full_like(level, choice.temperature) if temperature is None else temperature
+        drawn = _inverse_cdf(_restrict((logits - total[:, None]) / heat.clamp_min(1e-6)[:, None], choice), words)
         token = torch.where(heat > 0, drawn, token)
-    confidence = probs.gather(-1, token[:, None])[:, 0]
-    margin = best.values[:, 0] - best.values[:, -1]
-    entropy = -(probs * log_probs.clamp_min(-1e4)).sum(-1)
-    return Drawn(token, confidence, margin, entropy)
+        level = logits.gather(-1, token[:, None])[:, 0]
+    confidence = (level - total).exp()
+    return Drawn(token, confidence, *_details(logits - total[:, None])) if detailed else Drawn(token, confidence)
+
+
+def _details(log_probs: Float[Tensor, "N V"]) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    """Margin and entropy."""
+    probs = log_probs.exp()
+    best = probs.topk(min(2, probs.shape[-1]), dim=-1).values
+    return best[:, 0] - best[:, -1], -(probs * log_probs.clamp_min(-1e4)).sum(-1)
 
 
 def _restrict(logits: Float[Tensor, "N V"], choice: Categorical) -> Float[Tensor, "N V"]:

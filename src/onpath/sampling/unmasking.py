@@ -100,8 +100,7 @@ class Unmasking(Sampler):
         rows = _flat_rows(state.masked if blind is None else blind, total)
         drawn = self._forward(process, denoiser, state, rows, key, knobs)
         if blind is None:
-            last = (process.schedule.mask_ratio(s) <= 0).to(state.x.device)
-            reveal = self._sighted_choice(state, rows, drawn, num_reveal, last, key)
+            reveal = self._sighted_choice(process, state, rows, drawn, (s, num_reveal), key)
         else:
             reveal = blind
         return self._reveal(state, rows, drawn, reveal, num_reveal, self._is_guided(knobs))
@@ -137,8 +136,8 @@ class Unmasking(Sampler):
             return (draws < rho[:, None]) & state.masked
         if num_reveal is None or self.order not in _BLIND:
             return None
-        ranks = _ranks(self._blind_scores(state, key).masked_fill(~state.masked, -torch.inf))
-        return (ranks < num_reveal.to(ranks.device)[:, None]) & state.masked
+        scores = self._blind_scores(state, key).masked_fill(~state.masked, -torch.inf)
+        return _first(scores, num_reveal) & state.masked
 
     def _blind_scores(self, state: State, key: rng.Key) -> Float[Tensor, "B L"]:
         length = state.x.shape[1]
@@ -154,6 +153,7 @@ class Unmasking(Sampler):
         length = state.x.shape[1]
         greedy = self.tokens.temperature == 0 and knobs.temperature is None
         words = None if greedy else rng.bits(key.fold("token"), batch.ids.to(device), (length,)).flatten()
+        detailed = self.order in ("margin", "entropy") or isinstance(self.count, AdaptiveCount)
         is_guided = self._is_guided(knobs)
         weight = knobs.guidance
         if weight is None:
@@ -164,7 +164,10 @@ class Unmasking(Sampler):
                 chunk = chunk[0::2]
                 logits = guided(logits, weight[chunk // length])
             heat = None if knobs.temperature is None else knobs.temperature[chunk // length]
-            drawn = draw(process.words_only(logits), None if words is None else words[chunk], self.tokens, heat)
+            chosen = None if words is None else words[chunk]
+            drawn = draw(process.words_only(logits), chosen, self.tokens, heat, detailed=detailed)
+            if drawn.margin is None or drawn.entropy is None:
+                return drawn.token, drawn.confidence
             return drawn.token, drawn.confidence, drawn.margin, drawn.entropy
 
         x, counts = state.x, state.num_masked
@@ -179,29 +182,33 @@ class Unmasking(Sampler):
 
     def _sighted_choice(
         self,
+        process: Masking,
         state: State,
         rows: Int64[Tensor, "N"],
         drawn: Drawn,
-        num_reveal: Int64[Tensor, "B"] | None,
-        last: Bool[Tensor, "B"],
+        until: tuple[Float[Tensor, "B"], Int64[Tensor, "B"] | None],
         key: rng.Key,
     ) -> Bool[Tensor, "B L"]:
-        """The positions to reveal, given what the network is sure of."""
+        """The positions to reveal in the step to s, given what the network is sure of; `until` is (s, their number)."""
+        s, num_reveal = until
         scores = _spread(state.masked, rows, self._scores(state, drawn, rows, key), -torch.inf)
+        if num_reveal is not None:
+            return _first(scores, num_reveal) & state.masked
         order = scores.argsort(dim=-1, descending=True, stable=True)
         ranks = _inverse(order)
-        if num_reveal is not None:
-            return (ranks < num_reveal.to(ranks.device)[:, None]) & state.masked
-        assert isinstance(self.count, AdaptiveCount)
+        assert isinstance(self.count, AdaptiveCount) and drawn.entropy is not None
         confidence = _spread(state.masked, rows, drawn.confidence, 0.0).gather(1, order)
         entropy = _spread(state.masked, rows, drawn.entropy, torch.inf).gather(1, order)
         admitted = self.count.admit(confidence, entropy).gather(1, ranks)
+        last = (process.schedule.mask_ratio(s) <= 0).to(ranks.device)
         return (admitted | (ranks == 0) | last[:, None]) & state.masked
 
     def _scores(self, state: State, drawn: Drawn, rows: Int64[Tensor, "N"], key: rng.Key) -> Float[Tensor, "N"]:
         if self.order in _BLIND:
             return self._blind_scores(state, key).flatten()[rows]
-        score = {"confidence": drawn.confidence, "margin": drawn.margin, "entropy": -drawn.entropy}[self.order]
+        score = drawn.confidence
+        if drawn.margin is not None and drawn.entropy is not None and self.order != "confidence":
+            score = drawn.margin if self.order == "margin" else -drawn.entropy
         if not self.order_noise:
             return score
         ids, length = state.batch.ids.to(rows.device), state.x.shape[1]
@@ -259,9 +266,9 @@ def _flat_rows(mask: Bool[Tensor, "B L"], total: int | None) -> Int64[Tensor, "N
 
 def _spread(like: Bool[Tensor, "B L"], rows: Int64[Tensor, "N"], values: Tensor, fill: float) -> Tensor:
     """(B, L) with `values` at the masked ones of `rows` and `fill` elsewhere."""
-    whole = torch.full((like.numel(),), fill, dtype=values.dtype, device=like.device)
-    whole = whole.index_copy(0, rows, values).view(like.shape)
-    return torch.where(like, whole, torch.full_like(whole, fill))
+    whole = values.new_full((like.numel(),), fill).index_copy_(0, rows, values).view(like.shape)
+    # only where masked positions could not be counted do `rows` hold others too, and then they hold all
+    return whole if len(rows) < like.numel() else torch.where(like, whole, fill)
 
 
 def _inverse(order: Int64[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
@@ -269,5 +276,13 @@ def _inverse(order: Int64[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
     return ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
 
 
-def _ranks(scores: Float[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
-    return _inverse(scores.argsort(dim=-1, descending=True, stable=True))
+def _first(scores: Float[Tensor, "B L"], count: Int64[Tensor, "B"]) -> Bool[Tensor, "B L"]:
+    """True at the ``count[b]`` (on the CPU) highest scores of row b, ties from the left."""
+    length = scores.shape[1]
+    word = (scores.float() + 0.0).view(torch.int32)  # adding 0 makes one zero of the two
+    rising = (word ^ (word >> 31 & 0x7FFFFFFF)).long()  # integers in the order of the floats
+    unique = rising * length - torch.arange(length, device=scores.device)
+    widest = int(count.max())
+    index = unique.topk(widest, dim=1).indices
+    chosen = torch.arange(widest, device=scores.device) < count.to(scores.device)[:, None]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, index, chosen)
