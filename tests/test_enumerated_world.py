@@ -17,13 +17,13 @@ from onpath.processes.masking import Masking
 from onpath.rng import Key
 from onpath.sampling.counts import AncestralCount
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
-from onpath.sampling.loop import Knobs, sample
+from onpath.sampling.loop import Knobs, sample, walk
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import LinearSchedule, Schedule
 from onpath.types import Nets
 from statistical import assert_mean, chi_square_p
 from tables import SCHEDULES
-from worlds import Chain, TableDenoiser, World
+from worlds import Chain, HashDenoiser, TableDenoiser, World
 
 WORLD = World.random(seed=1)
 POSTERIOR = WORLD.posterior()
@@ -333,6 +333,23 @@ def test_ancestral_samples_follow_the_step_model(name: str, table: Tensor) -> No
     assert chi_square_p(observed, expected * observed.sum()) > 1e-4
     # and not the distribution of the data, which three steps do not reach: the test can tell them apart
     assert chi_square_p(observed, WORLD.joint * observed.sum()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["linear", "maskgit", "cosine .01 .99", "tabulated"])
+def test_ancestral_states_have_the_marginals_of_the_forward_process(name: str) -> None:
+    """At every time of the grid the number of masked positions is binomial with the mask ratio of the schedule."""
+    process, count, length = masking(SCHEDULES[name]), 4000, 12
+    batch = WORLD.batch(torch.zeros(count, length, dtype=torch.int64))
+    times = UniformGrid(4).times(process.schedule)
+    sampler = Unmasking(count=AncestralCount())
+    states = walk(HashDenoiser(WORLD.num_words), process, sampler, UniformGrid(4), batch, Key(29, "marginals"))
+    for time, state in zip(times, states, strict=True):
+        ratio = float(process.schedule.mask_ratio(torch.tensor(time, dtype=torch.float64)))
+        share = state.masked.double().mean()
+        error = (ratio * (1 - ratio) / (count * length)) ** 0.5
+        assert abs(float(share) - ratio) <= 4 * error
+        variance = length * ratio * (1 - ratio)
+        assert float(state.masked.sum(1).double().var()) == pytest.approx(variance, rel=0.1)
 
 
 def test_many_steps_reach_the_distribution_of_the_data() -> None:
