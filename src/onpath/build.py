@@ -16,7 +16,7 @@ from onpath.data.source import ActionSource, Source
 from onpath.evaluation.arenas import task_set
 from onpath.evaluation.check import Check, ScheduleRow, check_all, schedule_table
 from onpath.evaluation.envs import Mode, Row, evaluate, latency
-from onpath.evaluation.policy import PlanPolicy
+from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.evaluation.settings import Evaluation
 from onpath.objectives.base import Objective
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
@@ -164,7 +164,7 @@ class Run:
         return source.words(tokens) if isinstance(source, ActionSource) else " ".join(map(str, tokens))
 
     def policy(self) -> PlanPolicy:
-        """The run as a planner of actions; ``evaluation.policy.Actor`` makes a Gymnasium policy of it."""
+        """The run as a planner of actions; see ``actor`` for one environment at a time."""
         parts = self.parts
         if not isinstance(parts.source, ActionSource):
             raise ValueError(
@@ -176,8 +176,15 @@ class Run:
             self.denoiser, parts.process, parts.sampler, parts.grid, parts.spec, parts.source.end_id, key=key
         )
 
-    def evaluate(self, settings: Evaluation | None = None) -> list[Row]:
-        """Result rows {set, mode, metric, value, ci95, n} on FourRooms, by the run's settings or other ones."""
+    def actor(self) -> Actor:
+        """The run as a policy for one Gymnasium environment: ``action = actor.act(observation)``."""
+        return Actor(self.policy(), self.parts.device)
+
+    def evaluate(self, settings: Evaluation | None = None, label: str = "") -> list[Row]:
+        """Result rows {set, mode, metric, value, ci95, n} on FourRooms, by the run's settings or other ones.
+
+        label: added to the name of every mode, to tell results of another sampler apart.
+        """
         settings = settings or self.parts.evaluation
         policy, device = self.policy(), self.parts.device
         modes = [Mode.parse(name) for name in settings.modes]
@@ -188,7 +195,7 @@ class Run:
             if settings.latency:
                 planned = [mode for mode in modes if not mode.real and mode.replan_every == 1]
                 rows += [row for mode in planned for row in latency(policy, tasks, mode, device=device)]
-        return rows
+        return [{**row, "mode": f"{row['mode']} {label}".strip()} for row in rows]
 
 
 def load(path: str | Path, *, device: str = "auto", overrides: Iterable[str] = ()) -> Run:

@@ -75,12 +75,17 @@ def evaluate(
     overrides: Overrides = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a trained policy on its tasks and write evaluation.json; settings are those of `evaluation`."""
+    """Measure a trained policy on its tasks and write evaluation.json.
+
+    Settings are those of `evaluation`, such as num_tasks=100, or of the sampler, such as sampler.order=margin.
+    """
     from onpath.build import load
 
-    loaded = load(run, overrides=[f"evaluation.{text}" for text in overrides or []])
+    of_sampler = [text for text in overrides or [] if text.startswith(("sampler.", "sampler="))]
+    settings = [text if text in of_sampler else f"evaluation.{text}" for text in overrides or []]
+    loaded = load(run, overrides=settings)
     with errors.status("evaluating …"):
-        rows = loaded.evaluate()
+        rows = loaded.evaluate(label=" ".join(of_sampler))
     loaded.folder.write_evaluation(rows)
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
