@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from onpath.recipes import path_of, shipped, summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,11 +142,11 @@ def check(
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's file.")] = None) -> None:
     """List the recipes that ship with the package, or print one."""
     if name is not None:
-        sys.stdout.write(_recipe_path(name).read_text())
+        sys.stdout.write(path_of(name).read_text())
         return
     table = Table("recipe", "what it trains", box=None)
-    for file in _shipped():
-        table.add_row(file.stem, file.read_text().splitlines()[0].lstrip("# "))
+    for file in shipped():
+        table.add_row(file.stem, summary(file))
     console.print(table)
 
 
@@ -159,28 +160,10 @@ def main() -> None:
         sys.exit(2)
 
 
-def _shipped() -> list[Path]:
-    return sorted(Path(str(resources.files("onpath.recipes"))).glob("*.yaml"))
-
-
-def _recipe_path(name: str) -> Path:
-    """A recipe by name, or a file by path."""
-    if Path(name).suffix in (".yaml", ".yml"):
-        return Path(name)
-    names = {file.stem: file for file in _shipped()}
-    if name not in names:
-        import difflib
-
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"recipe: {name!r} is not known; allowed are {', '.join(names)}, or a .yaml file{hint}")
-    return names[name]
-
-
 def _config(recipe: str, overrides: list[str], run: Path | None) -> RunConfig:
     from onpath.config import RunConfig
 
-    return RunConfig.load(run / "config.yaml" if run else _recipe_path(recipe), overrides)
+    return RunConfig.load(run / "config.yaml" if run else path_of(recipe), overrides)
 
 
 class _Shown:
