@@ -24,25 +24,30 @@ TOKENS = {0: ("#7fb2e5", "L"), 1: ("#f0a3a3", "R"), 2: ("#f7d774", "F"), 3: ("#2
 HEADINGS = (">", "v", "<", "^")  # right, down, left, up, with y growing downwards
 
 
-def draw_maze(axes: Axes, worlds: gridworld.Worlds, agents: gridworld.Agents, tokens: list[int]) -> bool:
-    """The maze and the path of the actions before the first mask; returns whether they reach the goal."""
+def poses_of(worlds: gridworld.Worlds, agents: gridworld.Agents, plan: list[int]) -> list[gridworld.Agents]:
+    """The agent before each action of the plan and after the last one."""
+    poses = [agents]
+    for token in plan:
+        if token >= 3 or bool(gridworld.at_goal(worlds, poses[-1])):
+            break
+        poses.append(gridworld.step(worlds, poses[-1], torch.tensor([token])))
+    return poses
+
+
+def draw_maze(axes: Axes, worlds: gridworld.Worlds, poses: list[gridworld.Agents], tokens: list[int]) -> None:
+    """The maze, and those moves of the finished plan whose tokens are revealed by now."""
     walls = worlds.walls[0]
     axes.imshow(~walls.T, cmap=matplotlib.colors.ListedColormap([WALL, FLOOR]), interpolation="nearest")
     goal = worlds.goal[0].tolist()
     axes.add_patch(Rectangle((goal[0] - 0.5, goal[1] - 0.5), 1, 1, color=GOAL))
-    path, reached = [agents.position[0].tolist()], False
-    for token in tokens:
-        if token >= 3 or reached:
-            break
-        agents = gridworld.step(worlds, agents, torch.tensor([token]))
-        path.append(agents.position[0].tolist())
-        reached = bool(gridworld.at_goal(worlds, agents))
-    axes.plot(*zip(*path, strict=True), color=PATH, lw=2.5, solid_capstyle="round")
-    axes.plot(*path[0], marker="o", color=AGENT, ms=4)
-    axes.plot(*path[-1], marker=HEADINGS[int(agents.direction)], color=AGENT, ms=7)
+    for token, before, after in zip(tokens, poses, poses[1:], strict=False):
+        if token < 3:
+            x, y = zip(before.position[0].tolist(), after.position[0].tolist(), strict=True)
+            axes.plot(x, y, color=PATH, lw=3, solid_capstyle="round")
+    start = poses[0]
+    axes.plot(*start.position[0].tolist(), marker=HEADINGS[int(start.direction)], color=AGENT, ms=7)
     axes.set_xticks([])
     axes.set_yticks([])
-    return reached
 
 
 def draw_tokens(axes: Axes, tokens: list[int]) -> None:
@@ -72,12 +77,13 @@ def states_of(run: onpath.Run, task: int) -> tuple[gridworld.Worlds, gridworld.A
 def main() -> None:
     run, out = onpath.load(sys.argv[1], device="cpu"), Path(sys.argv[2])
     worlds, agents, states = states_of(run, int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    poses = poses_of(worlds, agents, states[-1].x[0].tolist())
     shown = [0, 2, 4, 7, len(states) - 1]
     figure, rows = plt.subplots(2, len(shown), figsize=(12.5, 3.9), height_ratios=(3, 1.2), layout="constrained")
     for column, index in enumerate(shown):
         tokens = states[index].x[0].tolist()
         masked = int(states[index].masked.sum())
-        draw_maze(rows[0, column], worlds, agents, tokens)
+        draw_maze(rows[0, column], worlds, poses, tokens)
         draw_tokens(rows[1, column], tokens)
         rows[0, column].set_title(f"after {index} forwards: {masked} of {len(tokens)} masked", fontsize=9)
     figure.savefig(out, dpi=130)
