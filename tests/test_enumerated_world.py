@@ -352,6 +352,7 @@ def test_ancestral_states_have_the_marginals_of_the_forward_process(name: str) -
         assert float(state.masked.sum(1).double().var()) == pytest.approx(variance, rel=0.1)
 
 
+@pytest.mark.slow
 def test_many_steps_reach_the_distribution_of_the_data() -> None:
     observed = frequencies(Unmasking(count=AncestralCount()), POSTERIOR, LinearSchedule(), UniformGrid(300), 8_000)
     assert chi_square_p(observed, WORLD.joint * observed.sum()) > 1e-4

@@ -116,8 +116,8 @@ def test_erratum_05_a_curriculum_reaches_the_fully_masked_state() -> None:
 
 
 def test_erratum_11_many_steps_lower_neither_entropy_nor_the_number_of_reveals() -> None:
-    """300 ancestral steps over a Zipf vocabulary, logits in half precision."""
-    size, length, steps = 200, 32, 300
+    """150 ancestral steps over a Zipf vocabulary, logits in half precision."""
+    size, length, steps = 160, 32, 150
     log_p = -torch.arange(1, 2001).double().log()
     log_p -= log_p.logsumexp(0)
 
