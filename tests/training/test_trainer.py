@@ -23,7 +23,7 @@ from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.ramps import LinearRamp
 from onpath.records import RunFolder
 from onpath.training import checkpoint
-from onpath.training.optimizers import AdamW
+from onpath.training.optimizers import AdamW, Plateau
 from onpath.training.trainer import Job, Progress, Trainer
 from onpath.types import Batch, Loss, Nets, Spec
 from tiny import tiny_job, tiny_parts
@@ -263,6 +263,21 @@ def test_the_learning_rate_of_a_run(tmp_path: Path) -> None:
     run = line(trainer, tmp_path)
     rates = [row["learning_rate"] for row in run.metrics() if row["set"] == "train"]
     assert rates == pytest.approx([0.25, 0.5, 0.5, 0.25])
+
+
+def test_validation_moves_the_learning_rate_only_on_a_plateau(tmp_path: Path) -> None:
+    class Worse(Slope):  # no validation is better than the one before
+        def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
+            return super().__call__(nets, batch, key, step) if torch.is_grad_enabled() else Loss(torch.ones(()), 1.0)
+
+    found = {}
+    for decay in ("constant", "plateau"):
+        rule = {"plateau": Plateau(patience=0)} if decay == "plateau" else {}
+        trainer = Trainer(steps=12, batch_size=1, warmup_steps=0, decay=decay, validate_every=1, log_every=1, **rule)
+        run = line(trainer, tmp_path / decay, Worse())
+        found[decay] = [row["learning_rate"] for row in run.metrics() if row["set"] == "train"]
+    assert set(found["constant"]) == {AdamW().learning_rate}
+    assert found["plateau"][-1] < found["plateau"][0] / 100
 
 
 def test_precision(tmp_path: Path) -> None:

@@ -189,7 +189,8 @@ class Trainer:
                 run.meter, since = Meter(), now
             if _due(self.validate_every, run.step) or (last and self.validation_examples):
                 row = self.validate(run.average, job, num_steps)
-                run.plateau = self.plateau.update(run.plateau, row["loss"])
+                if self.decay == "plateau":
+                    run.plateau = self.plateau.update(run.plateau, row["loss"])
                 record(folder, writer, run.step, "validation", row)
                 since = time.perf_counter()
             if saves:
