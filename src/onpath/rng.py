@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -42,8 +43,8 @@ class Key:
         return replace(self, step=step)
 
 
-def _mix(word: Tensor) -> Tensor:
-    """A bijection of 32-bit words whose every output bit depends on every input bit."""
+def _mix(word: Any) -> Any:
+    """A bijection of 32-bit words (an int or a tensor) whose every output bit depends on every input bit."""
     word = (word ^ (word >> 17)) * _MULTIPLIERS[0] & _WORD
     word = (word ^ (word >> 11)) * _MULTIPLIERS[1] & _WORD
     word = (word ^ (word >> 15)) * _MULTIPLIERS[2] & _WORD
@@ -62,7 +63,7 @@ def bits(key: Key, ids: Int64[Tensor, "B"], shape: tuple[int, ...] = ()) -> Int6
     Steele, Lea and Flood 2014 (SplitMix); a row is keyed by two words, so 2**32 rows do not share a stream.
     """
     first, second = _words(key)
-    step = key.step if isinstance(key.step, Tensor) else torch.tensor(key.step, device=ids.device)
+    step: Any = key.step  # an int stays one: as a tensor it would have to be sent to a GPU, which waits for it
     low, high = ids & _WORD, (ids >> 32) & _WORD
     a = _mix(_mix((step & _WORD) ^ first) ^ low)
     b = _mix(_mix((((step >> 32) & _WORD) + high * _WEYL & _WORD) ^ second) + (low ^ (step & _WORD)) * _WEYL & _WORD)
