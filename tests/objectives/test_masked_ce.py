@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from onpath.objectives.masked_ce import MaskedCrossEntropy
+from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.processes.masking import Masking
 from onpath.ramps import LinearRamp
 from onpath.rng import Key
@@ -57,6 +58,18 @@ def test_a_curriculum_that_never_reaches_1_is_refused(high) -> None:
     with pytest.raises(ValueError, match=r"1\.0"):
         MaskedCrossEntropy(PROCESS, high=high)
     assert MaskedCrossEntropy(PROCESS, high=high, partial=True).partial
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 1.0), (0.0, 1.5), (LinearRamp(0.0, 1.2, 10), 1.0)])
+def test_a_ratio_outside_0_to_1_is_refused(low, high) -> None:
+    with pytest.raises(ValueError, match="0 <= low <= high <= 1"):
+        MaskedCrossEntropy(PROCESS, low=low, high=high)
+
+
+@pytest.mark.parametrize("objective", [MaskedCrossEntropy, ContinuousNELBO, TrajectoryNELBO])
+def test_a_dropout_that_is_no_share_is_refused(objective) -> None:
+    with pytest.raises(ValueError, match=r"condition_dropout is 1\.5"):
+        objective(PROCESS, condition_dropout=1.5)
 
 
 def test_mean_over_masked_tokens() -> None:

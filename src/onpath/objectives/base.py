@@ -94,6 +94,14 @@ def stack_noisy(states: list[Noisy]) -> Noisy:
     return Noisy(torch.cat([s.x for s in states]), torch.cat([s.masked for s in states]), known)
 
 
+def check_dropout(condition_dropout: float) -> None:
+    """ValueError unless it is a share."""
+    if not 0.0 <= condition_dropout <= 1.0:
+        raise ValueError(
+            f"objective: condition_dropout is {condition_dropout}; it is a share of the examples, 0 (never) to 1"
+        )
+
+
 def dropped(process: Masking, batch: Batch, probability: float, key: rng.Key) -> Batch:
     """The batch with the conditions of a share of its examples dropped, so that guidance has a second branch."""
     if probability == 0.0:

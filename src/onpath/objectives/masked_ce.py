@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from onpath import rng
-from onpath.objectives.base import Objective, dropped, score_masked, stratified, token_metrics
+from onpath.objectives.base import Objective, check_dropout, dropped, score_masked, stratified, token_metrics
 from onpath.processes.masking import Masking
 from onpath.ramps import Ramp, as_ramp
 from onpath.types import Batch, Loss, Nets
@@ -32,7 +32,14 @@ class MaskedCrossEntropy(Objective):
     condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        final = as_ramp(self.high).value(2**62)
+        check_dropout(self.condition_dropout)
+        low, high = as_ramp(self.low), as_ramp(self.high)
+        final = high.value(2**62)
+        if not all(0.0 <= low.value(step) <= high.value(step) <= 1.0 for step in (0, 2**62)):
+            raise ValueError(
+                f"masked cross-entropy: the mask ratio runs from {low.value(0)} to {high.value(0)} at first and from "
+                f"{low.value(2**62)} to {final} in the end; needed is 0 <= low <= high <= 1"
+            )
         if not self.partial and final < 1.0:
             raise ValueError(
                 f"masked cross-entropy: high ends at {final}, so the fully masked state from which sampling starts is "

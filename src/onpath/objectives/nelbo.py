@@ -10,7 +10,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onpath import rng
-from onpath.objectives.base import Objective, dropped, score_masked, stack_noisy, stratified, token_metrics
+from onpath.objectives.base import (
+    Objective,
+    check_dropout,
+    dropped,
+    score_masked,
+    stack_noisy,
+    stratified,
+    token_metrics,
+)
 from onpath.processes.masking import Masking
 from onpath.sampling.grids import Grid, UniformGrid
 from onpath.types import Batch, Loss, Nets, Noisy
@@ -46,6 +54,7 @@ class ContinuousNELBO(Objective):
     condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_dropout(self.condition_dropout)
         ends = self.process.schedule.end_points()
         if ends != (1.0, 0.0):
             raise ValueError(
@@ -105,6 +114,7 @@ class TrajectoryNELBO(Objective):
     condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_dropout(self.condition_dropout)
         num_steps = len(self.grid.times(self.process.schedule)) - 1
         if not 0 <= self.steps_per_example <= num_steps:
             raise ValueError(
