@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from onpath.config import Part, RunConfig, override
+from onpath.config import Part, RunConfig
 from onpath.data.source import Source
 from onpath.data.trajectories import FourRoomsExpert
 from onpath.kinds import FAMILIES, WIRED, RunSections
+from onpath.overrides import override
 from onpath.ramps import CosineRamp, LinearRamp, Ramp
 from onpath.sampling.counts import Count
 from onpath.sampling.grids import EvenGrid, Grid, UniformGrid
-from onpath.schedules import BetasSchedule, CosineSchedule, LinearSchedule, Schedule, ShiftedSchedule
+from onpath.schedules import CosineSchedule, LinearSchedule, Schedule, ShiftedSchedule
 from onpath.training.optimizers import AdamW, Muon, OptimizerConfig
 from tiny import CONFIG, tiny
 
@@ -55,14 +56,7 @@ def written(part: Part) -> Any:
     return yaml.safe_load(yaml.safe_dump(part.as_dict()))
 
 
-def marked(members: list[tuple[type, str, type]]) -> list[Any]:
-    reason = "its field `kind` is the word that names the class in a config; the field needs another name"
-    clash = {cls for _, _, cls in members if "kind" in inspect.signature(cls).parameters}
-    mark = pytest.mark.xfail(reason=reason, raises=ValueError, strict=True)
-    return [pytest.param(*m, marks=mark if m[2] in clash else (), id=f"{m[0].__name__}-{m[1]}") for m in members]
-
-
-@pytest.mark.parametrize(("family", "kind", "cls"), marked(MEMBERS))
+@pytest.mark.parametrize(("family", "kind", "cls"), MEMBERS)
 def test_every_kind_goes_out_and_comes_back(family: type, kind: str, cls: type) -> None:
     part = parsed(family, {"kind": kind, **NEEDED.get(cls.__name__, {})})
     again = parsed(family, written(part))
@@ -76,9 +70,7 @@ def test_every_kind_goes_out_and_comes_back(family: type, kind: str, cls: type) 
             assert part.make() == cls()
 
 
-@pytest.mark.parametrize(
-    ("family", "kind", "cls"), [m for m in MEMBERS if m[2].__name__ not in NEEDED and m[2] is not BetasSchedule]
-)
+@pytest.mark.parametrize(("family", "kind", "cls"), [m for m in MEMBERS if m[2].__name__ not in NEEDED])
 def test_a_bare_kind_is_the_kind_with_its_defaults(family: type, kind: str, cls: type) -> None:
     assert parsed(family, kind) == parsed(family, {"kind": kind})
 

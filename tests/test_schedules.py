@@ -253,7 +253,7 @@ REFUSED = {
     "one value": (lambda: TabulatedSchedule((0.5,)), "alphas_cumprod"),
     "no value": (lambda: TabulatedSchedule(()), "alphas_cumprod"),
     "table from 1": (lambda: TabulatedSchedule((1.0, 0.5)), "alphas_cumprod"),
-    "kind": (lambda: BetasSchedule("cubic"), "linear, scaled_linear"),
+    "beta_schedule": (lambda: BetasSchedule("cubic"), "linear, scaled_linear"),
     "betas": (lambda: BetasSchedule("linear", 0.02, 1e-4), "beta_start"),
     "one step": (lambda: BetasSchedule(num_steps=1), "num_steps"),
     "shift": (lambda: ShiftedSchedule(LinearSchedule(), 0.0), "shift"),

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -19,10 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from onpath.kinds import FAMILIES, WIRED, RunSections
+from onpath.overrides import override, read_yaml
 
 _STRICT = ConfigDict(allow_inf_nan=False)
 
@@ -78,55 +77,11 @@ class RunConfig:
     @classmethod
     def load(cls, path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         """The config of a YAML file, ``key.path=value`` overrides applied before validation."""
-        try:
-            data = yaml.load(path.read_text(), Loader=_Loader) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"config: {path} cannot be read ({error})") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"config: {path} is not YAML: {error}") from error
-        if not isinstance(data, dict):
-            raise ValueError(f"config: {path} holds {type(data).__name__}; a mapping of sections is needed")
-        return cls.parse(override(data, overrides))
+        return cls.parse(override(read_yaml(path), overrides))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data with every default written out; parsing it gives the same config."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-
-def override(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """`data` with each `key.path=value` put in; a new `kind` starts its part afresh."""
-    result: dict[str, Any] = _copy(data)
-    for text in overrides:
-        path, separator, value = text.partition("=")
-        if not separator or not path:
-            raise ValueError(f"override: {text!r} is not of the form key.path=value, such as training.steps=1000")
-        try:
-            parsed = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"override: the value of {text!r} is not YAML: {error}") from error
-        *parents, last = (name.strip() for name in path.split("."))
-        node: Any = result
-        for depth, name in enumerate(parents):
-            child = node.get(name)
-            if isinstance(child, str):  # a bare kind, such as `schedule: cosine`
-                child = {"kind": child}
-            elif child is None:
-                child = {}
-            elif not isinstance(child, dict):
-                raise ValueError(
-                    f"override: {text!r} reaches into {'.'.join(parents[: depth + 1])}, which is {child!r} and has no "
-                    "fields"
-                )
-            node[name] = child
-            node = child
-        if last in ("kind", "class") and node.get(last) != parsed:
-            node.clear()
-        node[last] = parsed
-    return result
-
-
-def _copy(data: Any) -> Any:
-    return {key: _copy(value) for key, value in data.items()} if isinstance(data, Mapping) else data
 
 
 def _plain(value: Any) -> Any:
@@ -334,14 +289,3 @@ def _words(hint: Any) -> str:
 
 def _join(path: str, name: Any) -> str:
     return f"{path}.{name}" if path else str(name)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 3e-4 and 1e3 are numbers."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)

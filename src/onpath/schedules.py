@@ -282,14 +282,16 @@ class BetasSchedule(_LogitTable):
     Source: Ho et al., arXiv:2006.11239, Eq. 4; `scaled_linear` interpolates the square roots of beta.
     """
 
-    kind: str = "linear"
+    beta_schedule: str = "linear"
     beta_start: float = 1e-4
     beta_end: float = 0.02
     num_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "scaled_linear"):
-            raise ValueError(f"betas schedule: kind is {self.kind!r}; allowed are linear, scaled_linear")
+        if self.beta_schedule not in ("linear", "scaled_linear"):
+            raise ValueError(
+                f"betas schedule: beta_schedule is {self.beta_schedule!r}; allowed are linear, scaled_linear"
+            )
         if not (0.0 < self.beta_start < self.beta_end < 1.0 and self.num_steps >= 2):
             raise ValueError(
                 f"betas schedule: beta_start {self.beta_start}, beta_end {self.beta_end}, num_steps "
@@ -297,7 +299,7 @@ class BetasSchedule(_LogitTable):
             )
 
     def table(self) -> Float[Tensor, "K"]:
-        return _beta_table(self.kind, self.beta_start, self.beta_end, self.num_steps)
+        return _beta_table(self.beta_schedule, self.beta_start, self.beta_end, self.num_steps)
 
 
 @dataclass(frozen=True)
