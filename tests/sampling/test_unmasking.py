@@ -208,6 +208,14 @@ def test_order_noise_changes_the_order_and_vanishes_with_the_masked_fraction() -
     assert torch.equal(plain.revealed_at, none.revealed_at)
 
 
+def test_order_noise_does_not_depend_on_padding() -> None:
+    sampler = Unmasking(order="confidence", order_noise=1.0)
+    short, place = free_request(), torch.arange(3 * LENGTH).expand(SIZE, -1)
+    padded = Batch.of_tokens(torch.zeros_like(place), short.ids, padding=place >= LENGTH)
+    whole = run(sampler, short, grid=UniformGrid(9)).revealed_at
+    assert torch.equal(run(sampler, padded, grid=UniformGrid(9)).revealed_at[:, :LENGTH], whole)
+
+
 # --- settings by row ------------------------------------------------------------------------------------------------
 
 

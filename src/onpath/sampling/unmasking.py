@@ -191,7 +191,7 @@ class Unmasking(Sampler):
     ) -> Bool[Tensor, "B L"]:
         """The positions to reveal in the step to s, given what the network is sure of; `until` is (s, their number)."""
         s, num_reveal = until
-        scores = _spread(state.masked, rows, self._scores(state, drawn, rows, key), -torch.inf)
+        scores = _spread(state.masked, rows, self._scores(process, state, drawn, rows, key), -torch.inf)
         if num_reveal is not None:
             return _first(scores, num_reveal) & state.masked
         order = scores.argsort(dim=-1, descending=True, stable=True)
@@ -203,7 +203,9 @@ class Unmasking(Sampler):
         last = (process.schedule.mask_ratio(s) <= 0).to(ranks.device)
         return (admitted | (ranks == 0) | last[:, None]) & state.masked
 
-    def _scores(self, state: State, drawn: Drawn, rows: Int64[Tensor, "N"], key: rng.Key) -> Float[Tensor, "N"]:
+    def _scores(
+        self, process: Masking, state: State, drawn: Drawn, rows: Int64[Tensor, "N"], key: rng.Key
+    ) -> Float[Tensor, "N"]:
         if self.order in _BLIND:
             return self._blind_scores(state, key).flatten()[rows]
         score = drawn.confidence
@@ -214,7 +216,7 @@ class Unmasking(Sampler):
         ids, length = state.batch.ids.to(rows.device), state.x.shape[1]
         uniform = rng.uniform(key.fold("gumbel"), ids, (length,)).flatten()[rows] + 2.0**-25
         log_score = score if self.order == "entropy" else score.clamp_min(1e-20).log()
-        fraction = state.masked.float().mean(-1)[rows // length]
+        fraction = process.masked_fraction(state.batch, state.masked.sum(-1))[rows // length]
         return log_score - self.order_noise * fraction * (-uniform.log()).log()
 
     def _reveal(
