@@ -34,9 +34,9 @@ class Meter:
     def sums(self) -> dict[str, tuple[float, float]]:
         """(sum, count) of everything added, as floats."""
         values = [v for pair in self._sums.values() for v in pair]
-        numbers = (
-            torch.stack([torch.as_tensor(v, dtype=torch.float64).cpu() for v in values]).tolist() if values else []
-        )
+        held = [v.double() for v in values if isinstance(v, Tensor)]
+        read = iter(torch.stack([v.to(held[0].device) for v in held]).tolist() if held else [])
+        numbers = [next(read) if isinstance(v, Tensor) else float(v) for v in values]
         return dict(zip(self._sums, zip(numbers[0::2], numbers[1::2], strict=True), strict=True))
 
     def means(self) -> dict[str, float]:
