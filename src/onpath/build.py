@@ -219,7 +219,7 @@ def load(path: str | Path, *, device: str = "auto", overrides: Iterable[str] = (
             "the config of the training"
         )
     model = parts.model.to(parts.device).eval().requires_grad_(False)
-    model.load_state_dict(dict(saved.average))
+    checkpoint.fill(model, saved.average)
     return Run(folder, parts, cast(Denoiser, model), saved.step)
 
 

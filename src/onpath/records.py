@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -54,6 +55,26 @@ class RunFolder:
                 f"run folder: {path} holds no config.yaml, so it is not a run; start one with onpath train"
             )
         return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing to the run; the lock ends with the process, however that ends.
+
+        ValueError where another process holds it. No lock where the system or its file system has none.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"run folder: another process is training in {self.path}; wait for it, end it, or choose another "
+                    "--run"
+                ) from error
+            except (ImportError, OSError):
+                pass
+            yield
 
     @property
     def checkpoints(self) -> Path:

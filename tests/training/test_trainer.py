@@ -199,6 +199,22 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, killed_at: int) -> None:
         assert one.extra == other.extra
 
 
+def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
+    run, parts = folder(tmp_path), tiny_parts()
+    with run.locked(), pytest.raises(ValueError, match="another process is training in"):
+        parts.trainer.fit(tiny_job(parts), run, resume=True)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    parts.trainer.fit(tiny_job(parts), run)  # the lock is gone
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    run, parts = folder(tmp_path), tiny_parts()
+    parts.trainer.fit(tiny_job(parts), run)
+    parts = tiny_parts("model.width=24")
+    with pytest.raises(ValueError, match=r"(?s)do not fit the network.*Restore the settings of `model`"):
+        parts.trainer.fit(tiny_job(parts), run, resume=True)
+
+
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     run = folder(tmp_path)
     for resume in (False, True):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -102,6 +103,17 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         optimizers=torch.load(path / "optimizers.pt", map_location=device, weights_only=True),
         extra=state["extra"],
     )
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Puts saved weights into `model`; ValueError where the two do not have the same names and shapes."""
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise ValueError(
+            f"checkpoint: its weights do not fit the network of the config. {error}. Restore the settings of `model` "
+            "and `data` that the run was trained with, or start a new run"
+        ) from error
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

@@ -162,9 +162,16 @@ class Trainer:
         resume: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> nn.Module:
-        """Trains to the end, writing metrics and checkpoints to `folder`; returns the average of the weights."""
+        """Trains to the end, writing metrics and checkpoints to `folder`; returns the average of the weights.
+
+        ValueError where another process trains in the same folder.
+        """
         if self.threads:
             torch.set_num_threads(self.threads)
+        with folder.locked():
+            return self._fit(job, folder, resume, on_progress)
+
+    def _fit(self, job: Job, folder: RunFolder, resume: bool, on_progress: Callable[[Progress], None]) -> nn.Module:
         num_steps = self.num_steps(job.source)
         run = self._start(job)
         if resume:
@@ -325,8 +332,8 @@ class Trainer:
                 f"resume: the checkpoint was trained with {saved.extra['identity']}, the config names "
                 f"{dict(job.identity)}; one run has one schedule. Restore the config, or start a new run"
             )
-        run.model.load_state_dict(dict(saved.model))
-        run.average.load_state_dict(dict(saved.average))
+        checkpoint.fill(run.model, saved.model)
+        checkpoint.fill(run.average, saved.average)
         for optimizer, state in zip(run.optimizers, saved.optimizers, strict=True):
             optimizer.load_state_dict(state)
         best, waited, scale = saved.extra["plateau"]
