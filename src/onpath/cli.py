@@ -37,6 +37,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Settings over the recipe's, such as training.steps=1000.", metavar="[KEY=VALUE]…"),
 ]
+EvaluationOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings over those of the run, such as num_tasks=100.", metavar="[KEY=VALUE]…"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -45,7 +49,9 @@ def train(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint, with the settings of the run.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and its cost; train nothing.")
     ] = False,
@@ -73,7 +79,7 @@ def train(
 @app.command()
 def evaluate(
     run: RunArgument,
-    overrides: Overrides = None,
+    overrides: EvaluationOverrides = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a trained policy on its tasks and write evaluation.json.
@@ -83,7 +89,8 @@ def evaluate(
     from onpath.build import load
 
     of_sampler = [text for text in overrides or [] if text.startswith(("sampler.", "sampler="))]
-    settings = [text if text in of_sampler else f"evaluation.{text}" for text in overrides or []]
+    whole = [text for text in overrides or [] if text in of_sampler or text.startswith("evaluation.")]
+    settings = [text if text in whole else f"evaluation.{text}" for text in overrides or []]
     loaded = load(run, overrides=settings)
     with errors.status("evaluating …"):
         rows = loaded.evaluate(label=" ".join(of_sampler))
