@@ -111,7 +111,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
         raise ValueError(
-            f"checkpoint: its weights do not fit the network of the config. {error}. Restore the settings of `model` "
+            f"checkpoint: its weights do not fit the network of the config. {str(error).rstrip('.')}. Restore the settings of `model` "
             "and `data` that the run was trained with, or start a new run"
         ) from error
 
