@@ -158,3 +158,10 @@ def test_runs_that_cannot_be_loaded(tmp_path: Path) -> None:
 
 def test_a_trainer_from_python_is_the_trainer_of_the_config() -> None:
     assert tiny_parts("training={steps: 5, batch_size: 8}").trainer == Trainer(steps=5, batch_size=8)
+
+
+@pytest.mark.parametrize("mode", ["open@2+warm0.5", "horizon41@2"])
+def test_a_mode_that_cannot_run_is_refused_before_others_are_measured(tmp_path: Path, mode: str) -> None:
+    run = load(trained(tmp_path).path, device="cpu")
+    with pytest.raises(ValueError, match="policy: "):
+        run.evaluate(Evaluation(num_tasks=10**9, modes=("open@2", mode)))  # to measure so many would take for ever

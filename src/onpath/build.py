@@ -13,6 +13,7 @@ import torch.nn as nn
 from onpath import rng
 from onpath.config import RunConfig
 from onpath.data.source import ActionSource, Source
+from onpath.envs import minigrid
 from onpath.evaluation.arenas import task_set
 from onpath.evaluation.check import Check, ScheduleRow, check_all, schedule_table
 from onpath.evaluation.envs import Mode, Row, evaluate, latency
@@ -188,6 +189,10 @@ class Run:
         settings = settings or self.parts.evaluation
         policy, device = self.policy(), self.parts.device
         modes = [Mode.parse(name) for name in settings.modes]
+        # what would otherwise be refused after other modes have been measured
+        _ = [mode.of(policy) for mode in modes]
+        if any(mode.real for mode in modes):
+            minigrid.require()
         rows = []
         for name in settings.sets:
             tasks = task_set(name, num_tasks=settings.num_tasks)

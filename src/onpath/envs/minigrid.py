@@ -41,7 +41,7 @@ def make(worlds: Worlds, agents: Agents, row: int = 0) -> tuple[gymnasium.Env, d
     The environment steps as gymnasium's do; call `place` to set it to another task. Raises ValueError where
     gymnasium and minigrid are not installed.
     """
-    wrappers = _minigrid().wrappers
+    wrappers = require().wrappers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import gymnasium
@@ -57,7 +57,7 @@ def place(env: gymnasium.Env, worlds: Worlds, agents: Agents, row: int = 0) -> d
             f"the real FourRooms is {SIDE} x {SIDE}; the worlds are {tuple(worlds.walls.shape[1:])}. "
             f"Other sizes run in the simulator (onpath.envs.gridworld)"
         )
-    core = _minigrid().core
+    core = require().core
     env.reset(seed=0)  # clears the step count and what is carried; the grid is replaced below
     base: Any = env.unwrapped
     base.grid = core.grid.Grid(SIDE, SIDE)
@@ -105,8 +105,11 @@ def _play(env: gymnasium.Env, actions: list[int]) -> tuple[int, bool, float]:
     return steps, terminated, total
 
 
-def _minigrid() -> Any:
-    """The package, imported when first needed and without its greetings."""
+def require() -> Any:
+    """The package `minigrid`, imported when first needed and without its greetings.
+
+    ValueError where it or gymnasium is not installed.
+    """
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
