@@ -110,8 +110,9 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
+        detail = str(error).rstrip(".")
         raise ValueError(
-            f"checkpoint: its weights do not fit the network of the config. {str(error).rstrip('.')}. Restore the settings of `model` "
+            f"checkpoint: its weights do not fit the network of the config. {detail}. Restore the settings of `model` "
             "and `data` that the run was trained with, or start a new run"
         ) from error
 
