@@ -62,19 +62,22 @@ class RunFolder:
 
         ValueError where another process holds it. No lock where the system or its file system has none.
         """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                import fcntl
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            import fcntl
 
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"run folder: another process is training in {self.path}; wait for it, end it, or choose another "
-                    "--run"
-                ) from error
-            except (ImportError, OSError):
-                pass
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(folder)
+            raise ValueError(
+                f"run folder: another process is training in {self.path}; wait for it, end it, or choose another --run"
+            ) from error
+        except (ImportError, OSError):
+            pass
+        try:
             yield
+        finally:
+            os.close(folder)
 
     @property
     def checkpoints(self) -> Path:
