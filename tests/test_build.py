@@ -160,6 +160,12 @@ def test_a_trainer_from_python_is_the_trainer_of_the_config() -> None:
     assert tiny_parts("training={steps: 5, batch_size: 8}").trainer == Trainer(steps=5, batch_size=8)
 
 
+def test_guidance_needs_a_network_that_was_trained_without_its_condition() -> None:
+    with pytest.raises(ValueError, match=r"guidance is 0\.5, but objective\.condition_dropout is 0"):
+        tiny_parts("sampler.guidance=0.5")
+    tiny_parts("sampler.guidance=0.5", "objective.condition_dropout=0.1")
+
+
 @pytest.mark.parametrize("mode", ["open@2+warm0.5", "horizon41@2"])
 def test_a_mode_that_cannot_run_is_refused_before_others_are_measured(tmp_path: Path, mode: str) -> None:
     run = load(trained(tmp_path).path, device="cpu")

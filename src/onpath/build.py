@@ -93,6 +93,7 @@ def build(config: RunConfig) -> Parts:
         _ = source.at_split("validation").num_examples
     for name in evaluation.modes:
         Mode.parse(name)
+    _check_guidance(config)
     process = Masking(config.schedule.make(), spec.mask_id)
     grid = cast(Grid, config.grid.make())
     # torch initialises weights from its global state: borrow it and give it back
@@ -112,6 +113,15 @@ def build(config: RunConfig) -> Parts:
         trainer=trainer,
         evaluation=evaluation,
     )
+
+
+def _check_guidance(config: RunConfig) -> None:
+    guidance, dropout = config.sampler.fields.get("guidance"), config.objective.fields.get("condition_dropout")
+    if guidance and dropout == 0:
+        raise ValueError(
+            f"config: sampler.guidance is {guidance}, but objective.condition_dropout is 0, so the network never "
+            "learns what to do without its condition; set objective.condition_dropout (0.1, say), or sampler.guidance to 0"
+        )
 
 
 def device_of(name: str) -> torch.device:
