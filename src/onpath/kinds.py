@@ -74,9 +74,10 @@ WIRED = frozenset({"process", "grid", "spec"})
 class RunSections:
     """The sections of a config.
 
-    seed: of weights and of every draw. device: auto takes a GPU where there is one. data: where examples come from.
-    schedule: the one schedule of the run. model, objective: what is trained, and for what. sampler, grid: how it
-    generates. training: how it is trained. evaluation: on what and how it is measured.
+    seed: of weights and of every draw but those of the data, which have a seed of their own, so that runs may share
+    their examples. device: auto takes a GPU where there is one. data: where examples come from. schedule: the one
+    schedule of the run. model, objective: what is trained, and for what. sampler, grid: how it generates. training:
+    how it is trained. evaluation: on what and how it is measured.
     """
 
     data: Source

@@ -169,7 +169,8 @@ class Denoiser(Protocol):
     """Any network x, t -> prediction.
 
     ``encode`` turns the conditions of a batch into what the forward needs, once per plan or prompt (None where
-    there is nothing to encode). A memo of B rows serves x of m·B rows: row i uses memo row i mod B, so that
+    there is nothing to encode; else a tensor with the batch first, or a tuple of memos, nested or not, so that samplers
+    can take rows of it). A memo of B rows serves x of m·B rows: row i uses memo row i mod B, so that
     several corruptions or samples of an example share one encoding. In the forward `t` is the masked fraction (B,)
     of the free positions of `x`; `rows` are flat indices at which the head runs; without them it runs everywhere
     and, if there is no `readout` either, the result is (B, L, V).
