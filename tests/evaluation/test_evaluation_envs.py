@@ -160,7 +160,7 @@ def test_mode_names_round_trip(name: str) -> None:
     assert Mode.parse(name).name == name
 
 
-@pytest.mark.parametrize("name", ["closed", "open@0", "horizon@10", "closed@10/gym", "shut@1"])
+@pytest.mark.parametrize("name", ["closed", "open@0", "horizon@10", "closed@10/gym", "shut@1", "horizon8@1+warm."])
 def test_other_mode_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="write open@40"):
         Mode.parse(name)

@@ -87,7 +87,7 @@ class Mode:
         >>> Mode.parse("horizon8@10/minigrid")
         Mode(replan_every=8, steps=10, warm_start=0.0, real=True)
         """
-        match = re.fullmatch(r"(open|closed|horizon([1-9]\d*))@([1-9]\d*)(?:\+warm([\d.]+))?(/minigrid)?", name)
+        match = re.fullmatch(r"(open|closed|horizon([1-9]\d*))@([1-9]\d*)(?:\+warm(\d*\.?\d+))?(/minigrid)?", name)
         if match is None:
             raise ValueError(
                 f"mode: {name!r} is not one; write open@40, closed@10 or horizon8@10 (denoising steps of a plan after "
