@@ -120,7 +120,7 @@ def _check_guidance(config: RunConfig) -> None:
     if guidance and dropout == 0:
         raise ValueError(
             f"config: sampler.guidance is {guidance}, but objective.condition_dropout is 0, so the network never "
-            "learns what to do without its condition; set objective.condition_dropout (0.1, say), or sampler.guidance to 0"
+            "learns what to do without its condition; set objective.condition_dropout=0.1, or sampler.guidance=0"
         )
 
 
