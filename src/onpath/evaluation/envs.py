@@ -19,7 +19,6 @@ from onpath.evaluation.policy import PlanPolicy, Policy
 from onpath.evaluation.statistics import mean_interval, path_scores, wilson
 
 Row = dict[str, Any]  # {set, mode, metric, value, ci95, n}
-CURVE = (1, 2, 5, 10, 20, 40)  # forwards of a plan, for the whole curve
 
 
 @dataclass(frozen=True)
