@@ -147,3 +147,24 @@ def test_sizes_come_from_the_spec() -> None:
         batch = plans(2)
         x = torch.tensor([[0, 6, 7, 7, 1]] * 2)
         assert network(x, torch.full((2,), 0.4), network.encode(**batch.cond)).shape == (2, 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("network", "sizes"),
+    [
+        (PlanMLP, {"width": 0}),
+        (PlanMLP, {"depth": -1}),
+        (PlanTransformer, {"patch": 0}),
+        (PlanTransformer, {"width": 20, "num_heads": 2}),
+        (PlanTransformer, {"convs": -1}),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(network: type[nn.Module], sizes: dict[str, int]) -> None:
+    name, size = next(iter(sizes.items()))
+    with pytest.raises(ValueError, match=f"{name} is {size}"):
+        network(SPEC, **sizes)
+
+
+def test_the_mlp_needs_an_image() -> None:
+    with pytest.raises(ValueError, match="reads images"):
+        PlanMLP(Spec(length=5, num_words=3, mask_id=3))

@@ -82,6 +82,12 @@ def test_adamw_refuses(fields: dict[str, float]) -> None:
         AdamW(**fields)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("fields", [{"learning_rate": -1.0}, {"momentum": 1.0}, {"weight_decay": -1.0}])
+def test_muon_refuses(fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="muon: learning_rate"):
+        Muon(**fields)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("fields", [{"factor": 1.0}, {"factor": 0.0}, {"patience": -1}])
 def test_plateau_refuses(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="plateau: factor"):

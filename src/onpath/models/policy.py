@@ -46,6 +46,12 @@ class PlanMLP(nn.Module):
         located: tuple[int, ...] = (GOAL, AGENT),
     ) -> None:
         super().__init__()
+        _check_sizes("plan_mlp", width=width, hidden=hidden, depth=depth)
+        if "image" not in spec.cond:
+            raise ValueError(
+                f"plan_mlp: it reads images of grid worlds, and the data have the conditions {sorted(spec.cond)}; take "
+                "a source with `image` and `direction`, or another model"
+            )
         w, h = spec.cond["image"][:2]
         length, num_words = spec.length, spec.num_words
         self.image_size, self.length, self.num_words = (w, h), length, num_words
@@ -141,6 +147,12 @@ class PlanTransformer(nn.Module):
         time: bool = True,
     ) -> None:
         super().__init__()
+        _check_sizes("plan_transformer", width=width, num_heads=num_heads, depth=depth, patch=patch)
+        if width % 8 or convs < 0:
+            raise ValueError(
+                f"plan_transformer: width is {width} and convs is {convs}; needed are a multiple of 8 (for the sines of "
+                "positions) and 0 or more"
+            )
         self.length, self.num_words, self.patch, self.width, self.time = spec.length, spec.num_words, patch, width, time
         codes = self.num_objects + self.num_colours + self.num_states
         self.cell = nn.Embedding(codes, width // 4)
@@ -230,6 +242,12 @@ class PlanTransformer(nn.Module):
             every = torch.arange(flat.shape[0], device=flat.device) if rows is None else rows
             return apply_readout(self.head, flat, every, readout)
         return self.head(flat) if rows is not None else self.head(flat).unflatten(0, x.shape)
+
+
+def _check_sizes(network: str, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{network}: {name} is {size}; it must be 1 or more")
 
 
 class _PlanBlock(nn.Module):

@@ -60,6 +60,13 @@ class Muon(OptimizerConfig):
     weight_decay: float = 0.0
     rest: AdamW = AdamW(learning_rate=2e-3)
 
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"muon: learning_rate {self.learning_rate}, weight_decay {self.weight_decay}, momentum "
+                f"{self.momentum}; needed are rates of 0 or more and momentum in [0, 1)"
+            )
+
     def build(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         hidden = [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
