@@ -150,8 +150,8 @@ class PlanTransformer(nn.Module):
         _check_sizes("plan_transformer", width=width, num_heads=num_heads, depth=depth, patch=patch)
         if width % 8 or convs < 0:
             raise ValueError(
-                f"plan_transformer: width is {width} and convs is {convs}; needed are a multiple of 8 (for the sines of "
-                "positions) and 0 or more"
+                f"plan_transformer: width is {width} and convs is {convs}; needed are a multiple of 8 (for its "
+                "sines) and 0 or more"
             )
         self.length, self.num_words, self.patch, self.width, self.time = spec.length, spec.num_words, patch, width, time
         codes = self.num_objects + self.num_colours + self.num_states
