@@ -215,6 +215,20 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         parts.trainer.fit(tiny_job(parts), run, resume=True)
 
 
+def test_a_resumed_run_takes_the_optimizer_settings_of_its_config(tmp_path: Path) -> None:
+    run, parts = folder(tmp_path), tiny_parts()
+    parts.trainer.fit(tiny_job(parts), run)
+    parts = tiny_parts("training.steps=5", "training.optimizer.weight_decay=0.25", "training.optimizer.eps=1e-6")
+    parts.trainer.fit(tiny_job(parts), run, resume=True)
+    (saved,) = checkpoint.load(run.checkpoints / "step-5").optimizers
+    assert [group["weight_decay"] for group in saved["param_groups"]] == [0.25, 0.0]
+    assert all(group["eps"] == 1e-6 for group in saved["param_groups"])
+    assert all(int(state["step"]) == 5 for state in saved["state"].values())
+    parts = tiny_parts("training.steps=7", "training.optimizer.kind=muon")
+    with pytest.raises(ValueError, match="the checkpoint holds 1 optimizers and the config makes 2"):
+        parts.trainer.fit(tiny_job(parts), run, resume=True)
+
+
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     run = folder(tmp_path)
     for resume in (False, True):

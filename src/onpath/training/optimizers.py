@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
@@ -78,6 +78,20 @@ class Muon(OptimizerConfig):
         chosen = {id(p) for p in hidden}
         muon = torch.optim.Muon(hidden, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
         return [muon, self.rest._over([p for _, p in named if id(p) not in chosen])]
+
+
+def restore(optimizers: list[torch.optim.Optimizer], states: list[dict[str, Any]]) -> None:
+    """Puts saved states into fresh optimizers, whose settings (decay, betas, …) stay those of the config.
+
+    ValueError where the config makes other optimizers than those that were saved.
+    """
+    if len(optimizers) != len(states):
+        raise ValueError(
+            f"resume: the checkpoint holds {len(states)} optimizers and the config makes {len(optimizers)}; restore "
+            "training.optimizer, or start a new run"
+        )
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({**state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 Decay = Literal["cosine", "linear", "constant", "plateau"]

@@ -20,7 +20,7 @@ from onpath.records import RunFolder
 from onpath.training import checkpoint
 from onpath.training.ema import average_of, update_average
 from onpath.training.metrics import Meter, event_writer, record
-from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor
+from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor, restore
 from onpath.types import Denoiser, Nets
 
 _MOST_UNCHECKED = 64  # steps, so that a run that never logs does not pile up numbers
@@ -334,8 +334,7 @@ class Trainer:
             )
         checkpoint.fill(run.model, saved.model)
         checkpoint.fill(run.average, saved.average)
-        for optimizer, state in zip(run.optimizers, saved.optimizers, strict=True):
-            optimizer.load_state_dict(state)
+        restore(run.optimizers, saved.optimizers)
         best, waited, scale = saved.extra["plateau"]
         run.step, run.plateau = saved.step, (best, int(waited), scale)
         run.meter = Meter({name: (total, count) for name, (total, count) in saved.extra["sums"].items()})
