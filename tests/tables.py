@@ -117,7 +117,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "continuous nelbo, bernoulli": partial(ContinuousNELBO, masks="bernoulli"),
     "trajectory nelbo": partial(TrajectoryNELBO, grid=UniformGrid(6), steps_per_example=2),
     "trajectory nelbo, all steps": partial(TrajectoryNELBO, grid=UniformGrid(3), steps_per_example=0),
-    "trajectory nelbo, counts": partial(TrajectoryNELBO, grid=EvenGrid(4), steps_per_example=2, counts=True),
+    "trajectory nelbo, counts": partial(TrajectoryNELBO, grid=EvenGrid(4), steps_per_example=2, fixed_counts=True),
     "masked cross-entropy": MaskedCrossEntropy,
     "masked cross-entropy, coins": partial(MaskedCrossEntropy, exact=False, low=LinearRamp(0.2, 0.0, 10)),
 }

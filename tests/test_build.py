@@ -135,7 +135,7 @@ def test_the_parameters_are_reported_as_they_are() -> None:
 def test_evaluation_rows(tmp_path: Path) -> None:
     trained(tmp_path)
     rows = load(tmp_path, device="cpu").evaluate(Evaluation(num_tasks=4, modes=("open@2",), latency=False))
-    assert all(set(row) == {"set", "mode", "metric", "value", "ci95", "n"} for row in rows)
+    assert all(set(row) == {"set", "mode", "metric", "value", "ci95", "n", "step"} for row in rows)
     (success,) = [row for row in rows if row["metric"] == "success"]
     assert success["n"] == 4 and 0 <= success["ci95"][0] <= success["value"] <= success["ci95"][1] <= 1
     json.dumps(rows)
@@ -171,3 +171,27 @@ def test_a_mode_that_cannot_run_is_refused_before_others_are_measured(tmp_path: 
     run = load(trained(tmp_path).path, device="cpu")
     with pytest.raises(ValueError, match="policy: "):
         run.evaluate(Evaluation(num_tasks=10**9, modes=("open@2", mode)))  # to measure so many would take for ever
+
+
+def test_one_seed_for_weights_and_examples() -> None:
+    zero, one = build(tiny("seed=0")), build(tiny("seed=1"))
+    ids = torch.arange(8)
+    assert not torch.equal(zero.source.examples(ids).x, one.source.examples(ids).x)
+    with pytest.raises(ValueError, match=r"data\.seed.*set by the run itself"):
+        tiny("data.seed=1")
+    with pytest.raises(ValueError, match=r"data\.split.*set by the run itself"):
+        tiny("data.split=test")
+
+
+@pytest.mark.parametrize(("count", "fixed"), [("schedule", True), ("ancestral", False)])
+def test_the_trajectory_bound_is_that_of_the_samplers_counts(count: str, fixed: bool) -> None:
+    parts = build(tiny("objective.kind=trajectory_nelbo", f"sampler.count={count}", "objective.steps_per_example=1"))
+    assert isinstance(parts.objective, TrajectoryNELBO)
+    assert parts.objective.fixed_counts is fixed and parts.objective.grid == parts.grid
+
+
+def test_validation_keeps_every_condition() -> None:
+    parts = build(tiny("objective={kind: nelbo, condition_dropout: 0.5}"))
+    validated = parts.job().validated
+    assert isinstance(validated, ContinuousNELBO) and validated.condition_dropout == 0.0
+    assert validated.masks == parts.objective.masks  # pyright: ignore[reportAttributeAccessIssue]

@@ -303,7 +303,7 @@ def test_bound_of_the_sampler_with_fixed_counts(name: str, sampled: int) -> None
     chain = Chain(WORLD, WRONG)
     exact = chain.final([chain.fixed(before - after) for before, after in pairwise(counts)])
     assert expected >= -math.log(float(exact[index])) - 1e-9
-    objective = TrajectoryNELBO(process, grid, steps_per_example=sampled, counts=True)
+    objective = TrajectoryNELBO(process, grid, steps_per_example=sampled, fixed_counts=True)
     assert_mean(repeat(objective, WRONG, index, num_batches=60, size=128), expected)
 
 

@@ -66,11 +66,14 @@ def test_truncating_nothing(tmp_path: Path) -> None:
 
 def test_evaluations_are_merged(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, {})
-    row = {"set": "test", "mode": "open@1", "metric": "success", "value": 0.5, "ci95": [0.4, 0.6], "n": 10}
+    row = {"set": "test", "mode": "open@1", "metric": "success", "value": 0.5, "ci95": [0.4, 0.6], "n": 10, "step": 3}
     other = row | {"mode": "open@2"}
     folder.write_evaluation([row, other])
     folder.write_evaluation([row | {"value": 0.75}])
     assert folder.evaluation() == [row | {"value": 0.75}, other]
+    later = other | {"step": 4}
+    folder.write_evaluation([later])
+    assert folder.evaluation() == [later]  # figures of other weights do not stand beside these
 
 
 def test_samples_are_added(tmp_path: Path) -> None:

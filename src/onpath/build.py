@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +20,14 @@ from onpath.evaluation.envs import Mode, Row, evaluate, latency
 from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.evaluation.settings import Evaluation
 from onpath.objectives.base import Objective
+from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.processes.masking import Masking
 from onpath.records import RunFolder
+from onpath.sampling.counts import ScheduleCount
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, State, sample
+from onpath.sampling.unmasking import Unmasking
 from onpath.training import checkpoint
 from onpath.training.trainer import Job, Trainer
 from onpath.types import Batch, Calibrated, Denoiser, Spec
@@ -58,6 +61,7 @@ class Parts:
         return Job(
             model=self.model,
             objective=self.objective,
+            validated=self._validated(),
             source=self.source,
             validation=self.source.at_split("validation"),
             seed=self.seed,
@@ -73,18 +77,24 @@ class Parts:
             ids = torch.arange(_CALIBRATION_EXAMPLES, dtype=torch.int64)
             self.model.calibrate(**self.source.examples(ids).cond)
 
+    def _validated(self) -> Objective:
+        """The objective without condition drop-out: validation is of the conditional model."""
+        if isinstance(self.objective, ContinuousNELBO | TrajectoryNELBO | MaskedCrossEntropy):
+            return replace(self.objective, condition_dropout=0.0)
+        return self.objective
+
     def _bounds(self) -> tuple[Objective, ...]:
         """The bound that validation reports where the training loss is none: continuous where the schedule allows."""
         if isinstance(self.objective, ContinuousNELBO | TrajectoryNELBO):
             return ()
         if self.process.schedule.end_points() == (1.0, 0.0):
             return (ContinuousNELBO(self.process),)
-        return (TrajectoryNELBO(self.process, self.grid, steps_per_example=0),)
+        return (TrajectoryNELBO(self.process, self.grid, 0, _fixed_counts(self.sampler)),)
 
 
 def build(config: RunConfig) -> Parts:
     """Every object of a run from its config; the same seed gives the same weights."""
-    source = cast(Source, config.data.make())
+    source = cast(Source, config.data.make(seed=config.seed))
     spec = source.spec()
     trainer, evaluation = cast(Trainer, config.training.make()), cast(Evaluation, config.evaluation.make())
     # what would otherwise be refused after the training: its length, its validation split, the evaluation's modes
@@ -95,7 +105,7 @@ def build(config: RunConfig) -> Parts:
         Mode.parse(name)
     _check_guidance(config)
     process = Masking(config.schedule.make(), spec.mask_id)
-    grid = cast(Grid, config.grid.make())
+    grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make())
     # torch initialises weights from its global state: borrow it and give it back
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach every GPU's state too
@@ -107,12 +117,17 @@ def build(config: RunConfig) -> Parts:
         spec=spec,
         process=process,
         model=model,
-        objective=config.objective.make(process=process, grid=grid),
-        sampler=config.sampler.make(),
+        objective=config.objective.make(process=process, grid=grid, fixed_counts=_fixed_counts(sampler)),
+        sampler=sampler,
         grid=grid,
         trainer=trainer,
         evaluation=evaluation,
     )
+
+
+def _fixed_counts(sampler: Sampler) -> bool:
+    """Whether the sampler reveals numbers that are fixed ahead; its trajectory bound then has other weights."""
+    return isinstance(sampler, Unmasking) and isinstance(sampler.count, ScheduleCount)
 
 
 def _check_guidance(config: RunConfig) -> None:
@@ -192,7 +207,7 @@ class Run:
         return Actor(self.policy(), self.parts.device)
 
     def evaluate(self, settings: Evaluation | None = None, label: str = "") -> list[Row]:
-        """Result rows {set, mode, metric, value, ci95, n} on FourRooms, by the run's settings or other ones.
+        """Result rows {set, mode, metric, value, ci95, n, step} on FourRooms, by the run's settings or other ones.
 
         label: added to the name of every mode, to tell results of another sampler apart.
         """
@@ -210,17 +225,18 @@ class Run:
             if settings.latency:
                 planned = [mode for mode in modes if not mode.real and mode.replan_every == 1]
                 rows += [row for mode in planned for row in latency(policy, tasks, mode, device=device)]
-        return [{**row, "mode": f"{row['mode']} {label}".strip()} for row in rows]
+        return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": self.step} for row in rows]
 
 
-def load(path: str | Path, *, device: str = "auto", overrides: Iterable[str] = ()) -> Run:
+def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str] = ()) -> Run:
     """The run in folder `path` with the moving average of its newest checkpoint that verifies.
 
-    overrides: ``key.path=value`` settings over those of the training, such as ``grid.steps=40``.
+    device: auto, cpu or cuda, in place of the run's own. overrides: ``key.path=value`` settings over those of the
+      training, such as ``grid.steps=40``.
     ValueError where there is no run, no whole checkpoint, or the checkpoint's schedule is not the config's.
     """
     folder = RunFolder.open(Path(path))
-    config = RunConfig.load(folder.path / "config.yaml", [f"device={device}", *overrides])
+    config = RunConfig.load(folder.path / "config.yaml", [*overrides, *([f"device={device}"] if device else [])])
     parts = build(config)
     newest, skipped = checkpoint.newest(folder.checkpoints)
     if newest is None:

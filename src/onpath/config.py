@@ -274,7 +274,7 @@ def _own_class(family: type, name: Any, path: str) -> type:
 def _unknown(path: str, name: str, allowed: Iterable[str]) -> str:
     hint = _near(name, allowed)
     if name in WIRED:
-        hint = "; it is set by the run itself (one schedule, one grid for training, sampling and evaluation)"
+        hint = "; it is set by the run itself, once for all its parts (one seed, one schedule, one grid)"
     return f"config: {path}: {name!r} is not known; allowed are {', '.join(allowed)}{hint}"
 
 

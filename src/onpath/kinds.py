@@ -66,18 +66,18 @@ FAMILIES: dict[type, dict[str, type]] = {
     OptimizerConfig: {"adamw": AdamW, "muon": Muon},
 }
 
-WIRED = frozenset({"process", "grid", "spec"})
-"""Constructor parameters that the run fills in and no config sets: there is one schedule, one process, one grid."""
+WIRED = frozenset({"process", "grid", "spec", "split", "seed", "fixed_counts"})
+"""Constructor parameters that the run fills in and no config sets: one schedule, process, grid and seed for all its
+parts, the split by what it does, and whether the sampler's counts are fixed, which its bound must know."""
 
 
 @dataclass(frozen=True)
 class RunSections:
     """The sections of a config.
 
-    seed: of weights and of every draw but those of the data, which have a seed of their own, so that runs may share
-    their examples. device: auto takes a GPU where there is one. data: where examples come from. schedule: the one
-    schedule of the run. model, objective: what is trained, and for what. sampler, grid: how it generates. training:
-    how it is trained. evaluation: on what and how it is measured.
+    seed: of weights, examples and every other draw. device: auto takes a GPU where there is one. data: where examples
+    come from. schedule: the one schedule of the run. model, objective: what is trained, and for what. sampler, grid:
+    how it generates. training: how it is trained. evaluation: on what and how it is measured.
     """
 
     data: Source

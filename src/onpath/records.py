@@ -5,7 +5,7 @@ environment.json  versions and machine
 metrics.jsonl     one object a line: {"step": …, "set": "train" | "validation", name: value, …}
 checkpoints/      step-N/, see ``training.checkpoint``
 samples/          what was generated
-evaluation.json   rows {set, mode, metric, value, ci95, n}
+evaluation.json   rows {set, mode, metric, value, ci95, n, step}
 """
 
 from __future__ import annotations
@@ -120,8 +120,10 @@ class RunFolder:
                 file.write(json.dumps({"seed": seed, "tokens": x, "revealed_at": steps}) + "\n")
 
     def write_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes evaluation.json, rows of the same (set, mode, metric) replaced and the others kept."""
-        merged = {(row["set"], row["mode"], row["metric"]): dict(row) for row in [*self.evaluation(), *rows]}
+        """Writes evaluation.json: rows of the same (set, mode, metric) are replaced, those of another step dropped."""
+        steps = {row["step"] for row in rows}
+        kept = [row for row in self.evaluation() if row["step"] in steps]
+        merged = {(row["set"], row["mode"], row["metric"]): dict(row) for row in [*kept, *rows]}
         write_atomically(self.path / "evaluation.json", json.dumps(list(merged.values()), indent=1) + "\n")
 
     def evaluation(self) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ class Schedule(ABC):
     """
 
     @abstractmethod
-    def _inside(self, t: Times) -> tuple[Times, Times]:
+    def inside(self, t: Times) -> tuple[Times, Times]:
         """alpha and 1 - alpha for t in [0, 1]."""
 
     @abstractmethod
@@ -45,12 +45,12 @@ class Schedule(ABC):
 
     def alpha(self, t: Times) -> Times:
         """Share of signal at t; 0 for t > 1 and 1 for t < 0."""
-        alpha, _ = self._inside(t.clamp(0.0, 1.0))
+        alpha, _ = self.inside(t.clamp(0.0, 1.0))
         return torch.where(t > 1.0, 0.0, torch.where(t < 0.0, 1.0, alpha))
 
     def mask_ratio(self, t: Times) -> Times:
         """1 - alpha(t) without cancellation: the probability that a position is masked at t."""
-        _, ratio = self._inside(t.clamp(0.0, 1.0))
+        _, ratio = self.inside(t.clamp(0.0, 1.0))
         return torch.where(t > 1.0, 1.0, torch.where(t < 0.0, 0.0, ratio))
 
     def end_points(self) -> tuple[float, float]:
@@ -84,7 +84,7 @@ class BoundedSchedule(Schedule):
     def _base_t_of(self, alpha: Times, ratio: Times) -> Times:
         """The inverse of the unbounded alpha; `ratio` is 1 - alpha without cancellation."""
 
-    def _inside(self, t: Times) -> tuple[Times, Times]:
+    def inside(self, t: Times) -> tuple[Times, Times]:
         alpha, ratio = self._base(t)
         span = self.alpha_max - self.alpha_min
         return self.alpha_min + span * alpha, (1.0 - self.alpha_max) + span * ratio
@@ -198,14 +198,14 @@ class ExponentialSchedule(Schedule):
                 "reaches 0. Take alpha_min: 0.01, or another schedule"
             )
 
-    def _inside(self, t: Times) -> tuple[Times, Times]:
+    def inside(self, t: Times) -> tuple[Times, Times]:
         alpha = self.alpha_max ** (1.0 - t) * self.alpha_min**t
         return alpha, (1.0 - self.alpha_max) - self.alpha_max * torch.expm1(
             t * math.log(self.alpha_min / self.alpha_max)
         )
 
     def dalpha(self, t: Times) -> Times:
-        return self._inside(t)[0] * math.log(self.alpha_min / self.alpha_max)
+        return self.inside(t)[0] * math.log(self.alpha_min / self.alpha_max)
 
     def t_of(self, alpha: Times) -> Times:
         return ((alpha / self.alpha_max).log() / math.log(self.alpha_min / self.alpha_max)).clamp(0.0, 1.0)
@@ -230,7 +230,7 @@ class _LogitTable(Schedule):
         slope = table[low + 1] - table[low]
         return table[low] + slope * (t.double() * last - low), slope * last
 
-    def _inside(self, t: Times) -> tuple[Times, Times]:
+    def inside(self, t: Times) -> tuple[Times, Times]:
         logit, _ = self._segment(t)
         return logit.sigmoid().to(t.dtype), (-logit).sigmoid().to(t.dtype)
 
@@ -316,13 +316,13 @@ class ShiftedSchedule(Schedule):
         if not self.shift > 0:
             raise ValueError(f"shifted schedule: shift is {self.shift}; it must be above 0 (1 changes nothing)")
 
-    def _inside(self, t: Times) -> tuple[Times, Times]:
-        alpha, ratio = self.base._inside(t)
+    def inside(self, t: Times) -> tuple[Times, Times]:
+        alpha, ratio = self.base.inside(t)
         scale = alpha + self.shift * ratio
         return alpha / scale, self.shift * ratio / scale
 
     def dalpha(self, t: Times) -> Times:
-        alpha, ratio = self.base._inside(t)
+        alpha, ratio = self.base.inside(t)
         return self.shift * self.base.dalpha(t) / (alpha + self.shift * ratio) ** 2
 
     def t_of(self, alpha: Times) -> Times:

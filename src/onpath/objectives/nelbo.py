@@ -101,7 +101,7 @@ class TrajectoryNELBO(Objective):
     grid: the sampler's own grid; its T steps include those to and from the pure states of a bounded schedule, whose
     terms (reconstruction at the data end, all-mask at the other) make the number a bound for every schedule.
     steps_per_example: K of the T steps, stratified, weight T/K; 0 takes all of them.
-    counts: False for the ancestral sampler (rho_j = (alpha_{j-1} - alpha_j)/(1 - alpha_j)), True for the one that
+    fixed_counts: False for the ancestral sampler (rho_j = (alpha_{j-1} - alpha_j)/(1 - alpha_j)), True for the one that
     reveals a fixed number n_j of the |M_j| masked positions, chosen uniformly (weight n_j/|M_j|).
     condition_dropout: share of examples trained without their condition, for guidance.
     Source: MDLM, arXiv:2406.07524, Eq. 7 and 8, with the first and last term written out.
@@ -110,7 +110,7 @@ class TrajectoryNELBO(Objective):
     process: Masking
     grid: Grid = UniformGrid(128)
     steps_per_example: int = 4
-    counts: bool = False
+    fixed_counts: bool = False
     condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ class TrajectoryNELBO(Objective):
     ) -> tuple[Noisy, Float[Tensor, "B"]]:
         """A state at the noisier end of step `index` of each example, and the weight of that step."""
         t, s = times[index], times[index + 1]
-        if not self.counts:
+        if not self.fixed_counts:
             weight = self.process.reveal_probability(t, s).float()
             return self.process.corrupt(batch, t.float(), key), weight
         before = self.process.scheduled_count(t, batch.free_counts())

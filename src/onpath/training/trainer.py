@@ -30,7 +30,7 @@ _MOST_UNCHECKED = 64  # steps, so that a run that never logs does not pile up nu
 class Job:
     """What is trained on what: the objects that the trainer moves, slices and counts.
 
-    bounds: objectives that validation reports beside the training loss (a NELBO, say), by the name of their set.
+    validated: the objective of validation, None for the same. bounds: more that validation reports beside it (a NELBO).
     identity: JSON values that a resumed run must share with its checkpoint (the schedule).
     config: plain data that replaces config.yaml of the folder once a run goes on; empty leaves that as it is.
     """
@@ -41,6 +41,7 @@ class Job:
     validation: Source
     seed: int = 0
     device: torch.device = torch.device("cpu")
+    validated: Objective | None = None
     bounds: tuple[Objective, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -220,7 +221,8 @@ class Trainer:
 
     def validate(self, network: nn.Module, job: Job, num_steps: int) -> dict[str, float]:
         """Means over the validation examples at the final values of every ramp, under draws that never change."""
-        meters = [Meter() for _ in (job.objective, *job.bounds)]
+        judged = (job.validated or job.objective, *job.bounds)
+        meters = [Meter() for _ in judged]
         held_out = job.validation.num_examples
         count = self.validation_examples if held_out is None else min(self.validation_examples, held_out)
         size = min(count, self.batch_size // self.accumulation)
@@ -229,7 +231,7 @@ class Trainer:
             for first in range(0, count, size):
                 ids = torch.arange(first, min(first + size, count), dtype=torch.int64)
                 batch = job.validation.examples(ids, job.device).to(job.device)
-                for meter, objective in zip(meters, (job.objective, *job.bounds), strict=True):
+                for meter, objective in zip(meters, judged, strict=True):
                     with self._autocast(job.device):
                         meter.add(objective(Nets(cast(Denoiser, network)), batch, key, num_steps))
         row: dict[str, float] = {}
