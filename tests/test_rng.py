@@ -126,7 +126,6 @@ def test_global_state_is_not_touched() -> None:
     state = torch.get_rng_state()
     rng.uniform(Key(11), IDS, (3,))
     rng.integers(Key(11), IDS, (3,), 5)
-    rng.global_uniform(Key(11))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -147,9 +146,3 @@ def test_uniforms_are_multiples_of_two_to_the_minus_24() -> None:
     u = rng.uniform(Key(14), IDS, (50,))
     assert u.dtype == torch.float32
     assert torch.equal(u * 2**24, (u * 2**24).round())
-
-
-def test_global_uniform_is_one_number_for_the_step() -> None:
-    draws = [rng.global_uniform(Key(15).at(step)) for step in range(2000)]
-    assert draws[:5] == [rng.global_uniform(Key(15).at(step)) for step in range(5)]
-    assert uniform_p((torch.tensor(draws) * 16).long(), 16) > 1e-4

@@ -216,12 +216,12 @@ class Run:
         modes = [Mode.parse(name) for name in settings.modes]
         # what would otherwise be refused after other modes have been measured
         _ = [mode.of(policy) for mode in modes]
-        if any(mode.real for mode in modes):
+        if settings.replay or any(mode.real for mode in modes):
             minigrid.require()
         rows = []
         for name in settings.sets:
             tasks = task_set(name, num_tasks=settings.num_tasks)
-            rows += evaluate(policy, tasks, modes, device=device)
+            rows += evaluate(policy, tasks, modes, device=device, replay=settings.replay)
             if settings.latency:
                 planned = [mode for mode in modes if not mode.real and mode.replan_every == 1]
                 rows += [row for mode in planned for row in latency(policy, tasks, mode, device=device)]

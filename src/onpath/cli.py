@@ -263,6 +263,9 @@ def _show_evaluation(rows: list[dict[str, Any]]) -> None:
     console.print(table)
     if timings.rows:
         console.print(timings)
+    for row in rows:
+        if row["metric"] == "agreement":
+            console.print(f"{row['set']} {row['mode']}: {row['value']:.2%} of {row['n']} episodes agree with MiniGrid")
 
 
 def _show_checks(results: Sequence[Check]) -> None:

@@ -85,8 +85,3 @@ def integers(key: Key, ids: Int64[Tensor, "B"], shape: tuple[int, ...], high: in
     if not 1 <= high <= 2**31:
         raise ValueError(f"integers: high is {high}; allowed are 1 to 2**31")
     return bits(key, ids, shape) * high >> 32
-
-
-def global_uniform(key: Key) -> float:
-    """One uniform in [0, 1) shared by the whole batch, as a Python float (needs a step that is an int)."""
-    return float(uniform(key.fold("global"), torch.zeros(1, dtype=torch.int64)))

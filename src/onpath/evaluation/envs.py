@@ -141,12 +141,18 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     chunk: int = 512,
+    replay: bool = False,
 ) -> list[Row]:
-    """Result rows {set, mode, metric, value, ci95, n} of a policy on a task set in each mode."""
+    """Result rows {set, mode, metric, value, ci95, n} of a policy on a task set in each mode.
+
+    replay: also walk each simulated episode in the real environment and report the share that agrees.
+    """
     rows = []
     for mode in modes:
         outcome = episodes(mode.of(policy), tasks, real=mode.real, device=device, chunk=chunk)
         rows += summarise(outcome, tasks.name, mode.name)
+        if replay and not mode.real:
+            rows.append(agreement(outcome, tasks, mode.name))
     return rows
 
 

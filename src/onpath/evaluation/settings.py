@@ -12,13 +12,15 @@ class Evaluation:
 
     sets: `train` layouts, `test` for layouts never trained on, `long` for those of 22 steps or more among the latter.
     num_tasks: tasks of each set. modes: names as ``evaluation.envs.Mode`` reads them: open@40, closed@10,
-    horizon8@10+warm0.5, with /minigrid for the real environment. latency: whether decisions are timed as well.
+    horizon8@10+warm0.5, with /minigrid for the real environment. latency: whether decisions are timed as well. replay:
+    whether the episodes of the simulator are walked again in the real environment, which must give the same outcome.
     """
 
     sets: tuple[Literal["train", "test", "long"], ...] = ("test",)
     num_tasks: int = 500
     modes: tuple[str, ...] = ("open@1", "open@10", "open@40", "closed@10", "closed@10/minigrid")
     latency: bool = True
+    replay: bool = False
 
     def __post_init__(self) -> None:
         if self.num_tasks < 1 or not self.sets or not self.modes:
