@@ -97,8 +97,10 @@ def observe(worlds: Worlds, agents: Agents) -> UInt8[Tensor, "B W H 3"]:
     walls = worlds.walls.to(torch.uint8)
     image = torch.stack([walls + EMPTY, walls * _WALL_COLOUR, torch.zeros_like(walls)], dim=-1)
     row = torch.arange(worlds.size, device=walls.device)
-    image[row, worlds.goal[:, 0], worlds.goal[:, 1]] = image.new_tensor([GOAL, _GOAL_COLOUR, 0])
-    agent = image.new_zeros(worlds.size, 3)
+    goal, agent = image.new_zeros(2, worlds.size, 3)  # filled on the device: a tensor from the host would wait for it
+    goal[:, 0] = GOAL
+    goal[:, 1] = _GOAL_COLOUR
+    image[row, worlds.goal[:, 0], worlds.goal[:, 1]] = goal
     agent[:, 0] = AGENT
     agent[:, 2] = agents.direction.to(torch.uint8)
     image[row, agents.position[:, 0], agents.position[:, 1]] = agent

@@ -178,8 +178,9 @@ class PlanTransformer(nn.Module):
         padding: Bool[Tensor, "B L"] | None = None,
     ) -> tuple[tuple[tuple[Tensor, Tensor], ...], Bool[Tensor, "B L"] | None]:
         """Keys and values of the state for every block, and the padding of the plan, which is never attended."""
-        offsets = torch.tensor([0, self.num_objects, self.num_objects + self.num_colours], device=image.device)
-        cells = self.cell(image.long() + offsets).sum(-2).movedim(-1, 1)
+        kind, colour, state = image.long().unbind(-1)
+        codes = (kind, colour + self.num_objects, state + self.num_objects + self.num_colours)
+        cells = self.cell(torch.stack(codes, dim=-1)).sum(-2).movedim(-1, 1)
         for conv in self.convs:
             cells = conv(cells)
         tokens = torch.cat(
