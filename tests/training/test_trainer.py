@@ -394,3 +394,11 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
     run = line(Trainer(steps=1, batch_size=1), tmp_path)
     for text in (run.path / "metrics.jsonl").read_text().splitlines():
         json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_a_step_in_which_nothing_is_masked_changes_nothing(tmp_path: Path) -> None:
+    parts = tiny_parts("objective={kind: masked_cross_entropy, low: 0, high: 0, partial: true, exact: false}")
+    before = [p.detach().clone() for p in parts.model.parameters()]
+    folder = RunFolder.create(tmp_path, {})
+    parts.trainer.fit(parts.job(), folder)
+    assert all(torch.equal(b, p) for b, p in zip(before, parts.model.parameters(), strict=True))

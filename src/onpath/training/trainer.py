@@ -193,12 +193,13 @@ class Trainer:
                 now = time.perf_counter()
                 row = run.meter.means() | self._rates(run, norm, now - since) | {"seconds": now - begun}
                 record(folder, writer, run.step, "train", row)
-                on_progress(Progress(run.step, num_steps, row["loss"], row["examples_per_second"], now - begun))
+                loss, rate = row.get("loss", math.nan), row["examples_per_second"]
+                on_progress(Progress(run.step, num_steps, loss, rate, now - begun))
                 run.meter, since = Meter(), now
             if _due(self.validate_every, run.step) or (last and self.validation_examples):
                 row = self.validate(run.average, job, num_steps)
                 if self.decay == "plateau":
-                    run.plateau = self.plateau.update(run.plateau, row["loss"])
+                    run.plateau = self.plateau.update(run.plateau, row.get("loss", math.inf))
                 record(folder, writer, run.step, "validation", row)
                 since = time.perf_counter()
             if saves:
@@ -276,6 +277,7 @@ class Trainer:
     def _scale_gradients(self, model: nn.Module, denominator: Tensor | float) -> Tensor:
         """Divides the summed gradients by the global denominator and clips them, in one pass over the weights."""
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        denominator = torch.as_tensor(denominator).clamp_min(1e-9)  # coins may mask nothing: then there is no step
         norm = torch.nn.utils.get_total_norm(gradients) / denominator
         scale = torch.ones_like(norm) / denominator
         if self.clip_norm:
