@@ -25,8 +25,8 @@ class RMSNorm(nn.Module):
 class ResidualMLP(nn.Module):
     """x + W₂·norm(gelu(W₁·norm(x))), W₂ zero at the start, so that a fresh block is the identity.
 
-    The second norm bounds what a block adds: without it the first block's output grew to a hundred times its input,
-    which later blocks then could not read. Source of that norm: NormFormer, arXiv:2110.09456, Section 2.
+    The second norm bounds what a block adds, so that later blocks can still read what went in.
+    Source of that norm: NormFormer, arXiv:2110.09456, Section 2.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
