@@ -9,7 +9,7 @@ import torch.nn as nn
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
-from onpath.models.blocks import apply_readout
+from onpath.models.blocks import read_rows
 from onpath.types import Readout, Spec
 
 
@@ -64,12 +64,7 @@ class PooledPolicy(nn.Module):
         cond = self.ratio(t.to(memo.dtype)[:, None])
         for block in self.blocks:
             hidden = block(hidden, cond)
-        flat = self.norm(hidden).flatten(0, 1)
-        flat = flat if rows is None else flat[rows]
-        if readout is not None:
-            every = torch.arange(flat.shape[0], device=flat.device) if rows is None else rows
-            return apply_readout(self.head, flat, every, readout)
-        return self.head(flat) if rows is not None else self.head(flat).unflatten(0, x.shape)
+        return read_rows(self.head, self.norm(hidden), rows, readout)
 
 
 class _AdaptiveBlock(nn.Module):

@@ -55,6 +55,11 @@ class Parts:
     def seed(self) -> int:
         return self.config.seed
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with the config that it is loaded for: the schedule."""
+        return {"schedule": self.config.schedule.as_dict()}
+
     def job(self) -> Job:
         """What the trainer is given; the network's input statistics are taken from the training data first."""
         self.calibrate()
@@ -67,7 +72,7 @@ class Parts:
             seed=self.seed,
             device=self.device,
             bounds=self._bounds(),
-            identity={"schedule": self.config.schedule.as_dict()},
+            identity=self.identity,
             config=self.config.as_dict(),
         )
 
@@ -243,11 +248,10 @@ def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str
         faults = f" ({'; '.join(skipped)})" if skipped else ""
         raise ValueError(f"run: {path} has no checkpoint that verifies{faults}; train it first")
     saved = checkpoint.load(newest, parts.device)
-    identity: dict[str, Any] = {"schedule": config.schedule.as_dict()}
-    if saved.extra["identity"] != identity:
+    if saved.extra["identity"] != parts.identity:
         raise ValueError(
-            f"run: {path} was trained with {saved.extra['identity']} but its config.yaml names {identity}; restore "
-            "the config of the training"
+            f"run: {path} was trained with {saved.extra['identity']} but its config.yaml names {parts.identity}; "
+            "restore the config of the training"
         )
     model = parts.model.to(parts.device).eval().requires_grad_(False)
     checkpoint.fill(model, saved.average)

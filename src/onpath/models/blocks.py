@@ -78,6 +78,23 @@ def apply_readout(
     return torch.cat(parts)
 
 
+def read_rows(
+    head: Callable[[Tensor], Tensor],
+    hidden: Float[Tensor, "M L D"],
+    rows: Int64[Tensor, "N"] | None,
+    readout: Readout | None,
+) -> Any:
+    """How a network ends: logits (M, L, V), or (N, V) at `rows`, or what `readout` makes of them chunk by chunk."""
+    if rows is None and readout is None:
+        return head(hidden)
+    flat = hidden.flatten(0, 1)
+    if rows is None:
+        rows = torch.arange(flat.shape[0], device=flat.device)
+    else:
+        flat = flat[rows]
+    return head(flat) if readout is None else apply_readout(head, flat, rows, readout)
+
+
 def keep_where(drop: Bool[Tensor, "B"] | None, value: Float[Tensor, "B *rest"], null: Tensor) -> Tensor:
     """`value`, with the learned `null` in the rows whose condition is dropped."""
     if drop is None:

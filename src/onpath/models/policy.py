@@ -16,8 +16,8 @@ from onpath.models.blocks import (
     ResidualMLP,
     RMSNorm,
     Standardize,
-    apply_readout,
     keep_where,
+    read_rows,
     sinusoids,
 )
 from onpath.types import Readout, Spec
@@ -114,14 +114,7 @@ class PlanMLP(nn.Module):
             hidden = block(hidden)
         # one matrix product makes the few logits of every position, so rows are chosen afterwards
         logits = self.head(self.norm(hidden)).view(x.shape[0], self.length, self.num_words)
-        if rows is None and readout is None:
-            return logits
-        flat = logits.reshape(-1, self.num_words)
-        if rows is None:
-            rows = torch.arange(flat.shape[0], device=flat.device)
-        else:
-            flat = flat[rows]
-        return flat if readout is None else apply_readout(lambda logits: logits, flat, rows, readout)
+        return read_rows(lambda logits: logits, logits, rows, readout)
 
 
 class PlanTransformer(nn.Module):
@@ -236,13 +229,7 @@ class PlanTransformer(nn.Module):
             hidden = hidden + self.read_time(t.to(hidden.dtype)[:, None])[:, None]
         for block, pair in zip(self.blocks, memory, strict=True):
             hidden = block(hidden, pair, padding)
-        flat = self.norm(hidden).flatten(0, 1)
-        if rows is not None:
-            flat = flat[rows]
-        if readout is not None:
-            every = torch.arange(flat.shape[0], device=flat.device) if rows is None else rows
-            return apply_readout(self.head, flat, every, readout)
-        return self.head(flat) if rows is not None else self.head(flat).unflatten(0, x.shape)
+        return read_rows(self.head, self.norm(hidden), rows, readout)
 
 
 def _check_sizes(network: str, **sizes: int) -> None:

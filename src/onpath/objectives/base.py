@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.processes.base import Process
-from onpath.processes.masking import Masking
+from onpath.processes.masking import Masking, flat_rows
 from onpath.types import Batch, Denoiser, Loss, Nets, Noisy
 
 _GOLDEN = 0x61C88647  # 2**32 divided by the square of the golden ratio
@@ -48,19 +48,6 @@ def stratified(key: rng.Key, ids: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
     return word.double() / 2.0**32
 
 
-def masked_rows(noisy: Noisy) -> Int64[Tensor, "N"]:
-    """Flat indices of the masked positions; no host sync where their number is known on the host.
-
-    Without known counts on a GPU every position is returned; its caller weights the unmasked ones by 0.
-    """
-    flat = noisy.masked.flatten()
-    if noisy.num_masked is not None:
-        return torch.nonzero_static(flat, size=int(noisy.num_masked.sum()))[:, 0]
-    if flat.device.type == "cpu":
-        return flat.nonzero()[:, 0]
-    return torch.arange(flat.numel(), device=flat.device)
-
-
 def score_masked(process: Masking, denoiser: Denoiser, batch: Batch, noisy: Noisy) -> TokenScores:
     """Cross-entropy of the clean tokens at the masked positions, the head running there only.
 
@@ -71,7 +58,8 @@ def score_masked(process: Masking, denoiser: Denoiser, batch: Batch, noisy: Nois
     copies = noisy.x.shape[0] // batch.size
     # elsewhere the token need not be a word: a dropped prompt is [MASK], padding is anything
     targets = torch.where(noisy.masked, batch.x.repeat(copies, 1), 0).flatten()
-    rows = masked_rows(noisy)
+    known = None if noisy.num_masked is None else int(noisy.num_masked.sum())
+    rows = flat_rows(noisy.masked, known)
     counts = noisy.masked.sum(-1) if noisy.num_masked is None else noisy.num_masked.to(noisy.x.device)
 
     def readout(logits: Float[Tensor, "N V"], chunk: Int64[Tensor, "N"]) -> tuple[Tensor, Tensor]:

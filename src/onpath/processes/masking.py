@@ -105,3 +105,17 @@ class Masking(Process):
                 "positions; set guidance and condition_dropout to 0"
             )
         return replace(batch, x=batch.x.masked_fill(batch.given & drop[:, None], self.mask_id))
+
+
+def flat_rows(mask: Bool[Tensor, "B L"], total: int | None) -> Int64[Tensor, "N"]:
+    """Flat indices of the True positions of `mask`, `total` of them; None where their number is not known ahead.
+
+    Without a known number on a GPU, where counting would wait for the device, every position is returned; the caller
+    then leaves the others out of what it makes of them.
+    """
+    flat = mask.flatten()
+    if total is not None:
+        return torch.nonzero_static(flat, size=total)[:, 0]
+    if flat.device.type == "cpu":
+        return flat.nonzero()[:, 0]
+    return torch.arange(flat.numel(), device=flat.device)

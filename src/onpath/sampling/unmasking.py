@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from onpath import rng
-from onpath.processes.masking import Masking
+from onpath.processes.masking import Masking, flat_rows
 from onpath.sampling.counts import AdaptiveCount, AncestralCount, Count, ScheduleCount
 from onpath.sampling.loop import Knobs, Sampler, State
 from onpath.sampling.tokens import Categorical, Drawn, draw, guided
@@ -97,7 +97,7 @@ class Unmasking(Sampler):
         total = None if num_reveal is None else int(num_reveal.sum())
         if blind is None and state.num_masked is not None:
             total = int(state.num_masked.sum())
-        rows = _flat_rows(state.masked if blind is None else blind, total)
+        rows = flat_rows(state.masked if blind is None else blind, total)
         drawn = self._forward(process, denoiser, state, rows, key, knobs)
         if blind is None:
             reveal = self._sighted_choice(process, state, rows, drawn, (s, num_reveal), key)
@@ -254,16 +254,6 @@ def _busy(
     if state.masked.device.type == "cpu":
         return (state.masked if blind is None else blind).any(1).nonzero()[:, 0]
     return None
-
-
-def _flat_rows(mask: Bool[Tensor, "B L"], total: int | None) -> Int64[Tensor, "N"]:
-    """Flat indices of True; with `total` known, or on the CPU, without a sync; else every position."""
-    flat = mask.flatten()
-    if total is not None:
-        return torch.nonzero_static(flat, size=total)[:, 0]
-    if flat.device.type == "cpu":
-        return flat.nonzero()[:, 0]
-    return torch.arange(flat.numel(), device=flat.device)
 
 
 def _spread(like: Bool[Tensor, "B L"], rows: Int64[Tensor, "N"], values: Tensor, fill: float) -> Tensor:
