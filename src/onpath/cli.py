@@ -1,26 +1,22 @@
-"""The command line. Printing, progress bars and colours live here and nowhere else; torch is imported by need."""
+"""The command line. Only it and ``terminal`` write to the screen; torch is imported by need."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from onpath import terminal
 from onpath.recipes import path_of, shipped, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from onpath.config import RunConfig
-    from onpath.evaluation.check import Check, ScheduleRow
-    from onpath.training.trainer import Progress
 
 app = typer.Typer(
     help="Trains diffusion models on the states they will really meet when they generate.",
@@ -28,8 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe has no width: rich would take 80
-errors = Console(stderr=True)
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.", metavar="RECIPE|FILE")]
@@ -65,15 +59,15 @@ def train(
     config = _config(recipe, overrides or [], path if resume else None)
     parts = build(config)
     if dry_run:
-        _show_dry_run(config)
+        terminal.show_dry_run(config)
         return
     job = parts.job()  # before the folder: a mistake leaves nothing behind
     folder = begun or RunFolder.create(path, config.as_dict())
-    console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {parts.device}")
-    with _progress_bar() as bar:
-        parts.trainer.fit(job, folder, resume=resume, on_progress=_Shown(bar))
-    _show_last_metrics(folder)
-    console.print(f"next: [bold]onpath evaluate {escape(str(path))}[/bold]")
+    terminal.console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {parts.device}")
+    with terminal.progress_bar() as bar:
+        parts.trainer.fit(job, folder, resume=resume, on_progress=terminal.Shown(bar))
+    terminal.show_last_metrics(folder)
+    terminal.console.print(f"next: [bold]onpath evaluate {escape(str(path))}[/bold]")
 
 
 @app.command()
@@ -92,13 +86,13 @@ def evaluate(
     whole = [text for text in overrides or [] if text in of_sampler or text.startswith("evaluation.")]
     settings = [text if text in whole else f"evaluation.{text}" for text in overrides or []]
     loaded = load(run, overrides=settings)
-    with errors.status("evaluating …"):
+    with terminal.errors.status("evaluating …"):
         rows = loaded.evaluate(label=" ".join(of_sampler))
     loaded.folder.write_evaluation(rows)
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
-        _show_evaluation(rows)
+        terminal.show_evaluation(rows)
 
 
 @app.command()
@@ -120,7 +114,7 @@ def sample(
         sys.stdout.write(json.dumps({"tokens": state.x.tolist(), "revealed_at": state.revealed_at.tolist()}) + "\n")
         return
     for index, tokens in enumerate(state.x.tolist()):
-        console.print(f"[dim]{index}[/dim] {loaded.words(tokens)}", highlight=False)
+        terminal.console.print(f"[dim]{index}[/dim] {loaded.words(tokens)}", highlight=False)
 
 
 @app.command()
@@ -137,10 +131,10 @@ def check(
     is_run = (Path(target) / "config.yaml").is_file()
     config = _config(target, overrides or [], Path(target) if is_run else None)
     trained = load(target) if is_run else None
-    with errors.status("checking …"):
+    with terminal.errors.status("checking …"):
         results, schedule = run_checks(config, trained)
-    _show_checks(results)
-    _show_schedule(schedule)
+    terminal.show_checks(results)
+    terminal.show_schedule(schedule)
     if not all(result.passed for result in results):
         raise typer.Exit(1)
 
@@ -154,7 +148,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
     table = Table("recipe", "what it trains", box=None)
     for file in shipped():
         table.add_row(file.stem, summary(file))
-    console.print(table)
+    terminal.console.print(table)
 
 
 def main() -> None:
@@ -163,7 +157,7 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        errors.print(Text("error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
+        terminal.errors.print(Text("error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
         sys.exit(2)
 
 
@@ -171,114 +165,3 @@ def _config(recipe: str, overrides: list[str], run: Path | None) -> RunConfig:
     from onpath.config import RunConfig
 
     return RunConfig.load(run / "config.yaml" if run else path_of(recipe), overrides)
-
-
-class _Shown:
-    """Draws the trainer's progress on a bar."""
-
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
-        self.task = bar.add_task("train", total=None, loss="", rate="")
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.note:
-            console.print(progress.note, markup=False, highlight=False)
-            return
-        self.bar.update(
-            self.task,
-            completed=progress.step,
-            total=progress.num_steps,
-            loss=f"loss {progress.loss:.4f}",
-            rate=f"{progress.rate:,.0f} examples/s",
-        )
-
-
-def _progress_bar() -> Any:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
-
-
-def _show_dry_run(config: RunConfig) -> None:
-    import yaml
-
-    from onpath.build import estimate
-
-    sys.stdout.write(yaml.safe_dump(config.as_dict(), sort_keys=False))
-    table = Table("estimate", "value", box=None)
-    for name, value in estimate(config).items():
-        table.add_row(name, value)
-    console.print(table)
-
-
-def _show_last_metrics(folder: Any) -> None:
-    last: dict[str, dict[str, float]] = {}
-    for row in folder.metrics():
-        last[row["set"]] = row
-    for name, row in last.items():
-        figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float))
-        console.print(f"[bold]{name}[/bold] at step {row['step']}: {figures}", highlight=False)
-
-
-_COLUMNS = ("success", "spl", "optimal", "return", "bumps", "forwards_per_decision")
-
-
-def _show_evaluation(rows: list[dict[str, Any]]) -> None:
-    """One line for each set and mode; then the timings."""
-    by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
-    table = Table("set", box=None)
-    table.add_column("mode", no_wrap=True)  # cut short it would name another mode
-    table.add_column("n")
-    table.add_column("success [95 %]", no_wrap=True)
-    for title in ("SPL", "optimal", "return", "bumps", "forwards"):
-        table.add_column(title, overflow="fold")
-    timings = Table("set", "mode", "milliseconds", "value", box=None)
-    for (name, mode), metrics in by_mode.items():
-        if "success" in metrics:
-            low, high = metrics["success"]["ci95"]
-            figures = [f"{metrics[m]['value']:.4g}" for m in _COLUMNS[1:]]
-            success = f"{metrics['success']['value']:.4f} [{low:.3f}, {high:.3f}]"
-            table.add_row(name, mode, str(metrics["success"]["n"]), success, *figures)
-        for metric, row in metrics.items():
-            if metric.startswith("ms_"):
-                timings.add_row(name, mode, metric.removeprefix("ms_").replace("_", " "), f"{row['value']:.2f}")
-    console.print(table)
-    if timings.rows:
-        console.print(timings)
-    for row in rows:
-        if row["metric"] == "agreement":
-            console.print(f"{row['set']} {row['mode']}: {row['value']:.2%} of {row['n']} episodes agree with MiniGrid")
-
-
-def _show_checks(results: Sequence[Check]) -> None:
-    table = Table("", "check", "measured", "needed", "what to do")
-    for result in results:
-        mark = "[green]ok[/green]" if result.passed else "[bold red]FAILED[/bold red]"
-        measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items())
-        table.add_row(mark, result.name, measured, result.required, "" if result.passed else result.advice)
-    console.print(table)
-
-
-def _show_schedule(schedule: Sequence[ScheduleRow]) -> None:
-    table = Table("t", "alpha", "mask share", title="schedule")
-    for row in schedule:
-        table.add_row(f"{row.t:.3f}", f"{row.alpha:.4f}", f"{row.mask_share:.4f}")
-    console.print(table)
