@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 RUN    ?= runs/fourrooms-demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help venv demo test test-slow check format bench clean
+.PHONY: help venv demo test test-slow check format docs bench clean
 
 help:
 	@echo "make demo       train a policy on FourRooms and evaluate it in the real environment"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-slow  the long tests too"
 	@echo "make check      lint, format, types, layers, sizes"
 	@echo "make format     let ruff rewrite what it can"
+	@echo "make docs       the documentation site, in site/"
 	@echo "make bench      every module of benchmarks/, as JSON lines"
 
 venv: $(STAMP)
@@ -46,6 +47,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site works from disk; a warning ends the build.
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs site
+	@echo "open site/index.html"
+
 bench: $(STAMP)
 	@for file in benchmarks/*.py; do \
 		name=$$(basename $$file .py); \
@@ -54,4 +60,4 @@ bench: $(STAMP)
 	done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist build site docs/api
