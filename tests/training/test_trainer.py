@@ -24,7 +24,8 @@ from onpath.ramps import LinearRamp
 from onpath.records import RunFolder
 from onpath.training import checkpoint
 from onpath.training.optimizers import AdamW, Plateau
-from onpath.training.trainer import Job, Progress, Trainer
+from onpath.training.reporter import Progress
+from onpath.training.trainer import Job, Trainer
 from onpath.types import Batch, Loss, Nets, Spec
 from tiny import tiny_job, tiny_parts
 

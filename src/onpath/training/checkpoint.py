@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from onpath.training.distributed import sharded_like
 
 _MANIFEST = "manifest.json"
 _FILES = {"model.safetensors", "average.safetensors", "optimizers.pt", "state.json"}
@@ -35,16 +38,41 @@ class Checkpoint:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+def save(folder: Path, checkpoint: Checkpoint, keep: int, keep_every: int = 0) -> Path:
     """Writes `folder`/step-N and leaves the newest `keep` checkpoints (0 keeps all); returns its path.
 
-    Later ones than N are removed as well: they were damaged, or the run would have gone on from them.
+    keep_every: those of its multiples are kept as well. Later ones than N are removed: they were damaged, or the
+    run would have gone on from them. ValueError where the disk cannot take it, which loses nothing older.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step}"
     for dead in folder.glob(".step-*.part"):  # of a process that was killed while it wrote
         shutil.rmtree(dead)
     aside = folder / f".{target.name}.{os.getpid()}.part"
+    try:
+        _write(aside, checkpoint)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise the last two
+        shutil.rmtree(aside, ignore_errors=True)
+        size = sum(_num_bytes(part) for part in (checkpoint.model, checkpoint.average, checkpoint.optimizers))
+        raise ValueError(
+            f"checkpoint: {target} cannot be written ({error}); it needs about {size / 2**20:,.0f} MiB, and "
+            f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free. The checkpoints before it are intact: make "
+            "room, then go on with --resume"
+        ) from error
+    shutil.rmtree(target, ignore_errors=True)
+    aside.replace(target)
+    _sync(folder)
+    found = steps_in(folder)
+    later = [path for step, path in found if step > checkpoint.step]
+    kept = [(step, path) for step, path in found if step <= checkpoint.step]
+    old = kept[:-keep] if keep else []
+    for path in [*later, *(path for step, path in old if not keep_every or step % keep_every)]:
+        shutil.rmtree(path)
+    return target
+
+
+def _write(aside: Path, checkpoint: Checkpoint) -> None:
+    """Every file of a checkpoint and their checksums into the new folder `aside`, on the disk when it returns."""
     aside.mkdir()
     save_file(_contiguous(checkpoint.model), aside / "model.safetensors")
     save_file(_contiguous(checkpoint.average), aside / "average.safetensors")
@@ -54,15 +82,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     (aside / _MANIFEST).write_text(json.dumps(checksums, indent=1))
     for path in aside.iterdir():
         _sync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    aside.replace(target)
-    _sync(folder)
-    found = steps_in(folder)
-    later = [path for step, path in found if step > checkpoint.step]
-    kept = [path for step, path in found if step <= checkpoint.step]
-    for path in later + (kept[:-keep] if keep else []):
-        shutil.rmtree(path)
-    return target
+    _sync(aside)
 
 
 def steps_in(folder: Path) -> list[tuple[int, Path]]:
@@ -108,7 +128,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Puts saved weights into `model`; ValueError where the two do not have the same names and shapes."""
     try:
-        model.load_state_dict(dict(weights))
+        held = model.state_dict()
+        model.load_state_dict({n: sharded_like(w, held[n]) if n in held else w for n, w in weights.items()})
     except RuntimeError as error:
         detail = str(error).rstrip(".")
         raise ValueError(
@@ -138,6 +159,13 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result[name] = result[name].contiguous()
         seen.add(storage)
     return result
+
+
+def _num_bytes(tree: Any) -> int:
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    parts = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, list | tuple) else ()
+    return sum(map(_num_bytes, parts))
 
 
 def _digest(path: Path) -> str:

@@ -7,6 +7,8 @@ import copy
 import torch
 import torch.nn as nn
 
+from onpath.training.distributed import local
+
 
 def average_of(model: nn.Module) -> nn.Module:
     """A frozen copy of `model`, in evaluation mode, to hold the average."""
@@ -15,11 +17,11 @@ def average_of(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """average <- decay·average + (1 - decay)·model, in place; buffers are copied.
+    """average <- decay·average + (1 - decay)·model, in place, each process on its shards; buffers are copied.
 
     The decay starts low, min(decay, (1 + step)/(10 + step)), so that the first weights are soon forgotten.
     """
     weight = 1.0 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], weight)
+    torch._foreach_lerp_(local(average.parameters()), local(p.detach() for p in model.parameters()), weight)
     for held, current in zip(average.buffers(), model.buffers(), strict=True):
         held.copy_(current)

@@ -1,14 +1,13 @@
-"""Sums over steps that stay on the device until they are read, and where they are written."""
+"""Sums over steps that stay on the device until they are read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from onpath.records import RunFolder
+from onpath.training.distributed import ALONE, Processes
 from onpath.types import Loss
 
 
@@ -31,34 +30,22 @@ class Meter:
         total, count = self._sums.get(name, (0.0, 0.0))
         self._sums[name] = (total + pair[0], count + pair[1])
 
-    def sums(self) -> dict[str, tuple[float, float]]:
-        """(sum, count) of everything added, as floats."""
+    def sums(self, processes: Processes = ALONE) -> dict[str, tuple[float, float]]:
+        """(sum, count) of everything added in all processes, as floats."""
+        total: dict[str, tuple[float, float]] = {}
+        for part in processes.gather(self._own_sums()):
+            for name, pair in part.items():
+                so_far = total.get(name, (0.0, 0.0))
+                total[name] = (so_far[0] + pair[0], so_far[1] + pair[1])
+        return total
+
+    def _own_sums(self) -> dict[str, tuple[float, float]]:
         values = [v for pair in self._sums.values() for v in pair]
         held = [v.double() for v in values if isinstance(v, Tensor)]
         read = iter(torch.stack([v.to(held[0].device) for v in held]).tolist() if held else [])
         numbers = [next(read) if isinstance(v, Tensor) else float(v) for v in values]
         return dict(zip(self._sums, zip(numbers[0::2], numbers[1::2], strict=True), strict=True))
 
-    def means(self) -> dict[str, float]:
-        """Sum over count of everything added, as floats; a metric that counted nothing is left out."""
-        return {name: total / count for name, (total, count) in self.sums().items() if count}
-
-
-def event_writer(folder: RunFolder, step: int) -> Any:
-    """TensorBoard's writer into `folder`, for what comes after `step`; ValueError where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError(
-            "training: tensorboard is true, but the package tensorboard is not installed; install the extra "
-            "onpath[track], or set training.tensorboard=false"
-        ) from error
-    return SummaryWriter(str(folder.path / "tensorboard"), purge_step=step + 1)
-
-
-def record(folder: RunFolder, writer: Any, step: int, name: str, row: Mapping[str, float]) -> None:
-    """Writes a row of figures to metrics.jsonl, and to TensorBoard's `writer` unless that is None."""
-    folder.append_metrics({"step": step, "set": name, **row})
-    if writer is not None:
-        for metric, value in row.items():
-            writer.add_scalar(f"{name}/{metric}", value, step)
+    def means(self, processes: Processes = ALONE) -> dict[str, float]:
+        """Sum over count of everything added in all processes; a metric that counted nothing is left out."""
+        return {name: total / count for name, (total, count) in self.sums(processes).items() if count}

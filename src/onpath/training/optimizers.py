@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 import torch.nn as nn
 
+from onpath.training.distributed import sharded_like
+
 
 class OptimizerConfig(ABC):
     """How the weights move; ``build`` makes torch's optimizers, whose learning rates the trainer then scales."""
@@ -92,6 +94,10 @@ def restore(optimizers: list[torch.optim.Optimizer], states: list[dict[str, Any]
         )
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({**state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, moments in optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:  # a moment, not the count of steps
+                    moments[name] = sharded_like(value, parameter)
 
 
 Decay = Literal["cosine", "linear", "constant", "plateau"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn as nn
@@ -17,10 +17,12 @@ from onpath import rng
 from onpath.data.source import Source, step_ids
 from onpath.objectives.base import Objective
 from onpath.records import RunFolder
-from onpath.training import checkpoint
+from onpath.training.distributed import ALONE, Parallel, Processes, local, unsynced, whole
 from onpath.training.ema import average_of, update_average
-from onpath.training.metrics import Meter, event_writer, record
-from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor, restore
+from onpath.training.metrics import Meter
+from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor
+from onpath.training.reporter import Progress, Reporter
+from onpath.training.state import TrainingState
 from onpath.types import Denoiser, Nets
 
 _MOST_UNCHECKED = 64  # steps, so that a run that never logs does not pile up numbers
@@ -48,36 +50,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands, for whoever shows it. seconds: since this process began. rate: examples per second."""
-
-    step: int
-    num_steps: int
-    loss: float
-    rate: float
-    seconds: float
-    note: str = ""
-
-
-@dataclass
-class _Run:
-    """The state of a run: weights, their average, the optimizers, the step, the plateau rule.
-
-    meter: sums since the last row of metrics. health: for each step since the last check, a number on the device
-    that is finite where the losses and the gradient are.
-    """
-
-    model: nn.Module
-    average: nn.Module
-    optimizers: list[torch.optim.Optimizer]
-    peaks: list[list[float]]
-    step: int = 0
-    plateau: tuple[float, int, float] = (math.inf, 0, 1.0)
-    meter: Meter = field(default_factory=Meter)
-    health: list[Tensor] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class Trainer:
     """How a model is trained. The batch at a step and every draw depend on the seed and the step alone.
 
@@ -87,9 +59,12 @@ class Trainer:
     warmup_steps, decay, final_rate: of the learning rate, whose peak the optimizer names; `plateau` is used by
       decay: plateau. clip_norm: greatest gradient norm, 0 is off. ema: decay of the moving average.
     precision: bf16 runs the forward under autocast. compile: torch.compile. threads: CPU threads, 0 leaves torch's.
+    parallel: what several processes (torchrun) do: each holds a replica (ddp), or a shard of weights, gradients,
+      moments and average (fsdp). One process holds everything either way.
     log_every, validate_every, save_every: in steps, 0 is off (a checkpoint is always written at the end).
     validation_examples: the first so many of the validation split, under draws that never change.
-    keep: newest checkpoints to keep, 0 keeps all. tensorboard: also write event files.
+    keep: newest checkpoints to keep, 0 keeps all. keep_every: keep those at its multiples for good, 0 is none.
+    tensorboard: also write event files.
     """
 
     steps: int = 0
@@ -106,11 +81,13 @@ class Trainer:
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     threads: int = 0
+    parallel: Parallel = "ddp"
     log_every: int = 50
     validate_every: int = 0
     validation_examples: int = 1024
     save_every: int = 0
     keep: int = 2
+    keep_every: int = 0
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -134,6 +111,14 @@ class Trainer:
                 f"training: final_rate is {self.final_rate}, but decay {self.decay} does not end at a rate; remove "
                 "final_rate, or take decay: cosine or linear"
             )
+        if self.keep_every and (not self.keep or not self.save_every or self.keep_every % self.save_every):
+            raise ValueError(
+                f"training: keep_every is {self.keep_every} with save_every {self.save_every} and keep {self.keep}; it "
+                "picks from the checkpoints that are written, so it must be a multiple of save_every, and keep: 0 "
+                "keeps all anyway"
+            )
+        if self.parallel not in get_args(Parallel):
+            raise ValueError(f"training: parallel is {self.parallel!r}; allowed are ddp and fsdp")
         if not 0 <= self.ema < 1:
             raise ValueError(f"training: ema is {self.ema}; needed is 0 <= ema < 1 (0.999 forgets in 1,000 steps)")
         if self.decay == "plateau" and not self.validate_every:
@@ -143,7 +128,7 @@ class Trainer:
 
     def _check_numbers(self) -> None:
         names = ("steps", "epochs", "warmup_steps", "final_rate", "clip_norm", "threads", "log_every")
-        for name in (*names, "validate_every", "validation_examples", "save_every", "keep"):
+        for name in (*names, "validate_every", "validation_examples", "save_every", "keep", "keep_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training: {name} is {getattr(self, name)}; it must be 0 or more")
 
@@ -161,66 +146,72 @@ class Trainer:
         folder: RunFolder,
         *,
         resume: bool = False,
+        processes: Processes = ALONE,
         on_progress: Callable[[Progress], None] = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> nn.Module:
         """Trains to the end, writing metrics and checkpoints to `folder`; returns the average of the weights.
 
-        ValueError where another process trains in the same folder.
+        processes: those that train together, see ``Processes.joined``. on_progress: called in the first of them.
+        should_stop: asked after every step; True, in any process, writes a checkpoint and ends the training there.
+        ValueError where another run trains in the same folder.
         """
         if self.threads:
             torch.set_num_threads(self.threads)
-        with folder.locked():
-            return self._fit(job, folder, resume, on_progress)
+        step_ids(0, self.batch_size, 0, self.accumulation * processes.count)  # the batch must be cut evenly
+        reporter = Reporter(folder, self.num_steps(job.source), on_progress, speaks=processes.rank == 0)
+        with ExitStack() as stack:
+            processes.first(lambda: stack.enter_context(folder.locked()))
+            state = self._start(job, processes)
+            if resume:
+                for line in state.restore(folder.checkpoints, job.identity):
+                    reporter.note(state.step, line)
+                processes.first(lambda: _rewind(folder, state.step, job.config))
+            if self.tensorboard:
+                stack.callback(reporter.close)
+                reporter.open_events(state.step)
+            self._loop(state, job, reporter, should_stop)
+        return state.average
 
-    def _fit(self, job: Job, folder: RunFolder, resume: bool, on_progress: Callable[[Progress], None]) -> nn.Module:
-        num_steps = self.num_steps(job.source)
-        run = self._start(job)
-        if resume:
-            for line in self._restore(run, job, folder):
-                on_progress(Progress(run.step, num_steps, math.nan, 0.0, 0.0, line))
-            if job.config:
-                folder.write_config(job.config)
-        writer = event_writer(folder, run.step) if self.tensorboard else None
+    def _loop(self, state: TrainingState, job: Job, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
+        num_steps, processes = reporter.num_steps, state.processes
         begun = since = time.perf_counter()
-        while run.step < num_steps:
-            norm = self._step(run, job, num_steps)
-            run.step += 1
-            last = run.step == num_steps
-            saves = _due(self.save_every, run.step) or last
-            if saves or _due(self.log_every, run.step) or len(run.health) >= _MOST_UNCHECKED:
-                self._require_finite(run, job)
-            if _due(self.log_every, run.step) or last:
+        stopped = False
+        while state.step < num_steps and not stopped:
+            norm = self._step(state, job, num_steps)
+            state.step += 1
+            last, stopped = state.step == num_steps, processes.any(should_stop())
+            saves = _due(self.save_every, state.step) or last or stopped
+            if saves or _due(self.log_every, state.step) or len(state.health) >= _MOST_UNCHECKED:
+                self._require_finite(state, job)
+            if _due(self.log_every, state.step) or last:
                 now = time.perf_counter()
-                row = run.meter.means() | self._rates(run, norm, now - since) | {"seconds": now - begun}
-                record(folder, writer, run.step, "train", row)
-                loss, rate = row.get("loss", math.nan), row["examples_per_second"]
-                on_progress(Progress(run.step, num_steps, loss, rate, now - begun))
-                run.meter, since = Meter(), now
-            if _due(self.validate_every, run.step) or (last and self.validation_examples):
-                row = self.validate(run.average, job, num_steps)
+                row = state.meter.means(processes) | self._rates(state, norm, now - since) | {"seconds": now - begun}
+                reporter.row(state.step, "train", row)
+                reporter.progress(state.step, row)
+                state.meter, since = Meter(), now
+            if _due(self.validate_every, state.step) or (last and self.validation_examples):
+                row = self.validate(state.average, job, num_steps, processes)
                 if self.decay == "plateau":
-                    run.plateau = self.plateau.update(run.plateau, row.get("loss", math.inf))
-                record(folder, writer, run.step, "validation", row)
+                    state.plateau = self.plateau.update(state.plateau, row.get("loss", math.inf))
+                reporter.row(state.step, "validation", row)
                 since = time.perf_counter()
             if saves:
-                self._save(run, job, folder)
-        if writer is not None:
-            writer.close()
-        return run.average
+                state.save(reporter.folder.checkpoints, job.identity, self.keep, self.keep_every)
 
     def time_steps(self, job: Job, num_steps: int = 5) -> float:
         """Seconds of an optimizer step, the median of a few after a first one; nothing is written."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        run, seconds = self._start(job), []
+        state, seconds = self._start(job), []
         for _ in range(num_steps + 1):
             begun = time.perf_counter()
-            float(self._step(run, job, self.num_steps(job.source)))
+            float(self._step(state, job, self.num_steps(job.source)))
             seconds.append(time.perf_counter() - begun)
-            run.step += 1
+            state.step += 1
         return sorted(seconds[1:])[num_steps // 2]
 
-    def validate(self, network: nn.Module, job: Job, num_steps: int) -> dict[str, float]:
+    def validate(self, network: nn.Module, job: Job, num_steps: int, processes: Processes = ALONE) -> dict[str, float]:
         """Means over the validation examples at the final values of every ramp, under draws that never change."""
         judged = (job.validated or job.objective, *job.bounds)
         meters = [Meter() for _ in judged]
@@ -231,77 +222,93 @@ class Trainer:
         with torch.no_grad():
             for first in range(0, count, size):
                 ids = torch.arange(first, min(first + size, count), dtype=torch.int64)
-                batch = job.validation.examples(ids, job.device).to(job.device)
+                part = ids.tensor_split(processes.count)[processes.rank]
+                # shards are gathered by all processes together, so one without a part runs along and counts nothing
+                batch = job.validation.examples(part if len(part) else ids[:1], job.device).to(job.device)
                 for meter, objective in zip(meters, judged, strict=True):
                     with self._autocast(job.device):
-                        meter.add(objective(Nets(cast(Denoiser, network)), batch, key, num_steps))
+                        loss = objective(Nets(cast(Denoiser, network)), batch, key, num_steps)
+                    if len(part):
+                        meter.add(loss)
         row: dict[str, float] = {}
         for meter in reversed(meters):  # the objective's own figures win over a bound's of the same name
-            row |= meter.means()
+            row |= meter.means(processes)
         return row
 
-    def _start(self, job: Job) -> _Run:
+    def _start(self, job: Job, processes: Processes = ALONE) -> TrainingState:
         model = job.model.to(job.device).train()
         average = average_of(model)
         if self.compile:
             model.compile()
+        if self.parallel == "fsdp":
+            processes.shards(model, average)
+            trained = cast(Denoiser, model)
+        else:
+            trained = processes.replicated(model)
         optimizers = self.optimizer.build(model)
         peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        return _Run(model, average, optimizers, peaks)
+        return TrainingState(model, trained, average, optimizers, peaks, processes)
 
-    def _step(self, run: _Run, job: Job, num_steps: int) -> Tensor:
+    def _step(self, state: TrainingState, job: Job, num_steps: int) -> Tensor:
         """One optimizer step; returns the gradient norm."""
-        key = rng.Key(job.seed).fold("train").at(run.step)
-        denominator: Tensor | float = 0.0
-        health = torch.zeros((), device=job.device)
-        for part in range(self.accumulation):
-            ids = step_ids(run.step, self.batch_size, part, self.accumulation)
+        key, processes = rng.Key(job.seed).fold("train").at(state.step), state.processes
+        nets = Nets(state.trained, cast(Denoiser, state.average))
+        # the denominator, and a number that is finite where all losses are
+        totals = torch.zeros(2, dtype=torch.float64, device=job.device)
+        for micro in range(self.accumulation):
+            part = processes.rank * self.accumulation + micro
+            ids = step_ids(state.step, self.batch_size, part, self.accumulation * processes.count)
             batch = job.source.examples(ids, job.device).to(job.device)
-            with self._autocast(job.device):
-                loss = job.objective(Nets(cast(Denoiser, run.model), cast(Denoiser, run.average)), batch, key, run.step)
-            loss.numerator.backward()
-            denominator = denominator + loss.denominator
-            run.meter.add(loss)
-            health = health + loss.numerator.detach()
-        norm = self._scale_gradients(run.model, denominator)
-        factor = rate_factor(run.step, num_steps, self.warmup_steps, self.decay, self.final_rate) * run.plateau[2]
-        for optimizer, peaks in zip(run.optimizers, run.peaks, strict=True):
+            with unsynced(state.trained) if micro + 1 < self.accumulation else nullcontext():
+                with self._autocast(job.device):
+                    loss = job.objective(nets, batch, key, state.step)
+                loss.numerator.backward()
+            state.meter.add(loss)
+            totals[0] += loss.denominator
+            totals[1] += loss.numerator.detach()
+        totals = processes.sum(totals)
+        # several processes average their gradients; the denominator is of their sum
+        norm = self._scale_gradients(state.model, totals[0] / processes.count)
+        factor = rate_factor(state.step, num_steps, self.warmup_steps, self.decay, self.final_rate) * state.plateau[2]
+        for optimizer, peaks in zip(state.optimizers, state.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        update_average(run.average, run.model, self.ema, run.step)
-        run.health.append(health + norm)
+        update_average(state.average, state.model, self.ema, state.step)
+        state.health.append(totals[1] + norm)
         return norm
 
     def _scale_gradients(self, model: nn.Module, denominator: Tensor | float) -> Tensor:
         """Divides the summed gradients by the global denominator and clips them, in one pass over the weights."""
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        denominator = torch.as_tensor(denominator).clamp_min(1e-9)  # coins may mask nothing: then there is no step
-        norm = torch.nn.utils.get_total_norm(gradients) / denominator
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        # coins may mask nothing: then there is no step
+        denominator = torch.as_tensor(denominator, device=norm.device).to(norm.dtype).clamp_min(1e-9)
+        norm = norm / denominator
         scale = torch.ones_like(norm) / denominator
         if self.clip_norm:
             scale = scale * (self.clip_norm / (norm + 1e-6)).clamp_max(1.0)
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_(local(gradients), scale)
         return norm
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         return torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
-    def _rates(self, run: _Run, norm: Tensor, seconds: float) -> dict[str, float]:
+    def _rates(self, state: TrainingState, norm: Tensor, seconds: float) -> dict[str, float]:
         return {
-            "learning_rate": run.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": state.optimizers[0].param_groups[0]["lr"],
             "gradient_norm": float(norm),
-            "examples_per_second": run.meter.num_losses / self.accumulation * self.batch_size / max(seconds, 1e-9),
+            "examples_per_second": state.meter.num_losses / self.accumulation * self.batch_size / max(seconds, 1e-9),
         }
 
-    def _require_finite(self, run: _Run, job: Job) -> None:
+    def _require_finite(self, state: TrainingState, job: Job) -> None:
         """Raises ValueError at the first step since the last check whose loss or gradient is not finite."""
-        good = torch.stack(run.health).isfinite().tolist()
+        good = torch.stack(state.health).isfinite().tolist()
         if all(good):
-            run.health.clear()
+            state.health.clear()
             return
-        step = run.step - len(good) + good.index(False)
+        step = state.step - len(good) + good.index(False)
         ids = step_ids(step, self.batch_size)
         raise ValueError(
             f"training: the loss or its gradient is not finite at optimizer step {step + 1} (examples {int(ids[0])} "
@@ -309,41 +316,12 @@ class Trainer:
             "warm-up, or precision: fp32"
         )
 
-    def _save(self, run: _Run, job: Job, folder: RunFolder) -> None:
-        content = checkpoint.Checkpoint(
-            step=run.step,
-            model=run.model.state_dict(),
-            average=run.average.state_dict(),
-            optimizers=[optimizer.state_dict() for optimizer in run.optimizers],
-            extra={
-                "identity": dict(job.identity),
-                "plateau": [*map(float, run.plateau)],
-                "sums": run.meter.sums(),
-            },
-        )
-        checkpoint.save(folder.checkpoints, content, self.keep)
 
-    def _restore(self, run: _Run, job: Job, folder: RunFolder) -> list[str]:
-        """Loads the newest checkpoint that verifies; returns what to tell the user."""
-        path, skipped = checkpoint.newest(folder.checkpoints)
-        lines = [f"skipped {reason}" for reason in skipped]
-        if path is None:
-            folder.truncate_metrics(0)
-            return [*lines, "no checkpoint to resume from: starting at step 0"]
-        saved = checkpoint.load(path, job.device)
-        if saved.extra["identity"] != dict(job.identity):
-            raise ValueError(
-                f"resume: the checkpoint was trained with {saved.extra['identity']}, the config names "
-                f"{dict(job.identity)}; one run has one schedule. Restore the config, or start a new run"
-            )
-        checkpoint.fill(run.model, saved.model)
-        checkpoint.fill(run.average, saved.average)
-        restore(run.optimizers, saved.optimizers)
-        best, waited, scale = saved.extra["plateau"]
-        run.step, run.plateau = saved.step, (best, int(waited), scale)
-        run.meter = Meter({name: (total, count) for name, (total, count) in saved.extra["sums"].items()})
-        folder.truncate_metrics(run.step)
-        return [*lines, f"resumed at step {run.step} from {path.name}"]
+def _rewind(folder: RunFolder, step: int, config: Mapping[str, Any]) -> None:
+    """Leaves in the folder what belongs to a run at `step` that goes on by `config`."""
+    folder.truncate_metrics(step)
+    if config:
+        folder.write_config(config)
 
 
 def _due(every: int, step: int) -> bool:

@@ -1,0 +1,81 @@
+"""What changes while a run trains, and its way to a checkpoint and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from onpath.training import checkpoint
+from onpath.training.distributed import ALONE, Processes, whole
+from onpath.training.metrics import Meter
+from onpath.training.optimizers import restore
+from onpath.types import Denoiser
+
+
+@dataclass
+class TrainingState:
+    """The state of a run: weights, their average, the optimizers, the step, the plateau rule.
+
+    trained: `model` as objectives call it, through DDP where several processes have a replica each.
+    processes: those that train it together. peaks: the peak learning rate of each group of each optimizer.
+    meter: sums since the last row of metrics. health: for each step since the last check, a number on the device
+    that is finite where the losses and the gradient are.
+    """
+
+    model: nn.Module
+    trained: Denoiser
+    average: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    peaks: list[list[float]]
+    processes: Processes = ALONE
+    step: int = 0
+    plateau: tuple[float, int, float] = (math.inf, 0, 1.0)
+    meter: Meter = field(default_factory=Meter)
+    health: list[Tensor] = field(default_factory=list)
+
+    def save(self, folder: Path, identity: Mapping[str, Any], keep: int, keep_every: int) -> None:
+        """Writes a checkpoint to `folder` with everything that an exact resume needs, shards put together."""
+        best, waited, scale = self.plateau
+        content = checkpoint.Checkpoint(
+            step=self.step,
+            model=whole(dict(self.model.state_dict())),
+            average=whole(dict(self.average.state_dict())),
+            optimizers=[whole(optimizer.state_dict()) for optimizer in self.optimizers],
+            extra={
+                "identity": dict(identity),
+                "plateau": [best, float(waited), scale],
+                "sums": self.meter.sums(self.processes),
+            },
+        )
+        self.processes.first(lambda: checkpoint.save(folder, content, keep, keep_every))
+
+    def restore(self, folder: Path, identity: Mapping[str, Any]) -> list[str]:
+        """Goes on from the newest checkpoint in `folder` that verifies, if any; returns what to tell the user.
+
+        ValueError where it is of another schedule, network or optimizer.
+        """
+        path, skipped = self.processes.first(lambda: checkpoint.newest(folder))
+        lines = [f"skipped {reason}" for reason in skipped]
+        if path is None:
+            return [*lines, "no checkpoint to resume from: starting at step 0"]
+        saved = checkpoint.load(path)
+        if saved.extra["identity"] != dict(identity):
+            raise ValueError(
+                f"resume: the checkpoint was trained with {saved.extra['identity']}, the config names "
+                f"{dict(identity)}; one run has one schedule. Restore the config, or start a new run"
+            )
+        checkpoint.fill(self.model, saved.model)
+        checkpoint.fill(self.average, saved.average)
+        restore(self.optimizers, saved.optimizers)
+        best, waited, scale = saved.extra["plateau"]
+        self.step, self.plateau = saved.step, (best, int(waited), scale)
+        if self.processes.rank == 0:  # they are the sums of all processes
+            self.meter = Meter({name: (total, count) for name, (total, count) in saved.extra["sums"].items()})
+        return [*lines, f"resumed at step {self.step} from {path.name}"]
