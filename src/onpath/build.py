@@ -19,11 +19,12 @@ from onpath.evaluation.check import Check, ScheduleRow, check_all, schedule_tabl
 from onpath.evaluation.envs import Mode, Row, evaluate, latency
 from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.evaluation.settings import Evaluation
+from onpath.evaluation.traces import trace
 from onpath.objectives.base import Objective
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.processes.masking import Masking
-from onpath.records import RunFolder
+from onpath.records import RunFolder, Trace
 from onpath.sampling.counts import ScheduleCount
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, State, sample
@@ -231,6 +232,25 @@ class Run:
                 planned = [mode for mode in modes if not mode.real and mode.replan_every == 1]
                 rows += [row for mode in planned for row in latency(policy, tasks, mode, device=device)]
         return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": self.step} for row in rows]
+
+    def traces(self, num_tasks: int = 8, label: str = "") -> list[Trace]:
+        """How the plans of the first tasks come about and are walked, in open and in closed loop on the run's grid.
+
+        num_tasks: of the first set of the settings. label: as for ``evaluate``.
+        """
+        parts = self.parts
+        steps = len(parts.grid.inner(parts.process.schedule)) - 1
+        tasks = task_set(parts.evaluation.sets[0], num_tasks=num_tasks)
+        made = [trace(self.policy(), tasks, Mode(every, steps), parts.device) for every in (None, 1)]
+        return [replace(one, mode=f"{one.mode} {label}".strip(), step=self.step) for some in made for one in some]
+
+
+def training_states(config: RunConfig) -> tuple[Source, Masking, Objective]:
+    """Where examples come from, how they are spoiled, and by what rule: a run's training states without a network."""
+    source = cast(Source, config.data.make(seed=config.seed))
+    process = Masking(config.schedule.make(), source.spec().mask_id)
+    wired = {"process": process, "grid": config.grid.make(), "fixed_counts": _fixed_counts(config.sampler.make())}
+    return source, process, cast(Objective, config.objective.make(**wired))
 
 
 def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str] = ()) -> Run:

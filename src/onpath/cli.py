@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from onpath.recipes import path_of, shipped, summary
 
 if TYPE_CHECKING:
     from onpath.config import RunConfig
+    from onpath.reports.live import Live
 
 app = typer.Typer(
     help="Trains diffusion models on the states they will really meet when they generate.",
@@ -49,6 +51,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and its cost; train nothing.")
     ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Keep report.html in the run's folder fresh while training.")
+    ] = False,
 ) -> None:
     """Train a model from a recipe or a YAML file."""
     from onpath.build import build
@@ -61,11 +66,12 @@ def train(
     if dry_run:
         terminal.show_dry_run(config)
         return
+    report = _live(path) if live else None
     job = parts.job()  # before the folder: a mistake leaves nothing behind
     folder = begun or RunFolder.create(path, config.as_dict())
     terminal.console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {parts.device}")
-    with terminal.progress_bar() as bar:
-        parts.trainer.fit(job, folder, resume=resume, on_progress=terminal.Shown(bar))
+    with terminal.progress_bar() as bar, report or nullcontext():
+        parts.trainer.fit(job, folder, resume=resume, on_progress=terminal.Shown(bar, report))
     terminal.show_last_metrics(folder)
     terminal.console.print(f"next: [bold]onpath evaluate {escape(str(path))}[/bold]")
 
@@ -75,6 +81,7 @@ def evaluate(
     run: RunArgument,
     overrides: EvaluationOverrides = None,
     as_json: JsonOption = False,
+    traces: Annotated[int, typer.Option(help="Tasks whose plans the report shows step by step.", min=0)] = 8,
 ) -> None:
     """Measure a trained policy on its tasks and write evaluation.json.
 
@@ -87,12 +94,29 @@ def evaluate(
     settings = [text if text in whole else f"evaluation.{text}" for text in overrides or []]
     loaded = load(run, overrides=settings)
     with terminal.errors.status("evaluating …"):
-        rows = loaded.evaluate(label=" ".join(of_sampler))
+        label = " ".join(of_sampler)
+        rows, watched = loaded.evaluate(label=label), loaded.traces(traces, label) if traces else []
     loaded.folder.write_evaluation(rows)
+    loaded.folder.write_traces(watched)
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
         terminal.show_evaluation(rows)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, shown side by side.", metavar="RUN…")],
+    output: Annotated[
+        Path | None, typer.Option(help="The HTML file; report.html in the folder of the first run by default.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page on one or several runs, as far as they have got."""
+    from onpath.reports import page
+
+    path = output or runs[0] / "report.html"
+    page.write(runs, path)
+    terminal.console.print(f"wrote {escape(str(path))}; open it in a browser", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -159,6 +183,12 @@ def main() -> None:
     except ValueError as error:
         terminal.errors.print(Text("error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
         sys.exit(2)
+
+
+def _live(path: Path) -> Live:
+    from onpath.reports.live import Live
+
+    return Live(path, path / "report.html")
 
 
 def _config(recipe: str, overrides: list[str], run: Path | None) -> RunConfig:

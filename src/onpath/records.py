@@ -4,7 +4,7 @@ config.yaml       resolved, every default written out
 environment.json  versions and machine
 metrics.jsonl     one object a line: {"step": …, "set": "train" | "validation", name: value, …}
 checkpoints/      step-N/, see ``training.checkpoint``
-samples/          what was generated
+samples/          samples.jsonl, what was generated; traces.jsonl, how: one ``Trace`` a line
 evaluation.json   rows {set, mode, metric, value, ci95, n, step}
 """
 
@@ -16,13 +16,45 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+
+Event = tuple[int, int, str | None, float | None]
+"""(step, position, word, share): what a denoising step put at a position. Step 0 holds what was given before the
+first; the word is None where the position is masked again; the share is the probability that the network gave to the
+word, None where the word was not its choice."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How something was generated, step by step, and what became of it: one line of samples/traces.jsonl.
+
+    kind: "plan" is walked in a maze; "text" is read as it is. set, mode, task: what was generated, and how; those of
+    evaluation.json. length: positions. generations: one dict for each canvas that was filled: `after`, the actions
+    executed before it; `steps`, its denoising steps; `events`, see ``Event``, rising by step.
+    Of plans only. maze: lines of "#" walls and "." floor, from above. goal: [x, y]. actions: words. poses: [x, y,
+    direction] before each action and after the last one, direction 0 to 3 for right, down, left, up. reached: whether
+    the goal was. shortest: actions of a shortest plan. step: optimizer step of the weights.
+    """
+
+    kind: str
+    set: str
+    mode: str
+    task: int
+    length: int
+    generations: Sequence[Mapping[str, Any]]
+    maze: Sequence[str] = ()
+    goal: Sequence[int] = ()
+    actions: Sequence[str] = ()
+    poses: Sequence[Sequence[int]] = ()
+    reached: bool | None = None
+    shortest: int | None = None
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +162,21 @@ class RunFolder:
         """The rows of evaluation.json, none where there is no such file."""
         path = self.path / "evaluation.json"
         return json.loads(path.read_text()) if path.exists() else []
+
+    def write_traces(self, traces: Sequence[Trace]) -> None:
+        """Writes samples/traces.jsonl: those of the same (set, mode, task) are replaced, others of this step kept."""
+        steps = {trace.step for trace in traces}
+        kept = [row for row in self.traces() if row.get("step") in steps]
+        merged = {(row["set"], row["mode"], row["task"]): row for row in [*kept, *map(asdict, traces)]}
+        write_atomically(self._traces, "".join(json.dumps(row) + "\n" for row in merged.values()))
+
+    def traces(self) -> list[dict[str, Any]]:
+        """The traces of samples/traces.jsonl as plain data, fields as in ``Trace``."""
+        return [json.loads(line) for line in self._traces.read_text().splitlines()] if self._traces.exists() else []
+
+    @property
+    def _traces(self) -> Path:
+        return self.path / "samples" / "traces.jsonl"
 
 
 def write_atomically(path: Path, text: str) -> None:

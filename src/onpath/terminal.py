@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from onpath.config import RunConfig
     from onpath.evaluation.check import Check, ScheduleRow
+    from onpath.reports.live import Live
     from onpath.training.trainer import Progress
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe has no width: rich would take 80
@@ -20,16 +21,19 @@ errors = Console(stderr=True)
 
 
 class Shown:
-    """Draws the trainer's progress on a bar."""
+    """Draws the trainer's progress on a bar, and keeps a live report fresh where there is one."""
 
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
+    def __init__(self, bar: Any, report: Live | None = None) -> None:
+        self.bar, self.report = bar, report
         self.task = bar.add_task("train", total=None, loss="", rate="")
 
     def __call__(self, progress: Progress) -> None:
         if progress.note:
             console.print(progress.note, markup=False, highlight=False)
             return
+        failure = self.report.refresh() if self.report else ""
+        if failure:
+            console.print(failure, markup=False, highlight=False)
         self.bar.update(
             self.task,
             completed=progress.step,

@@ -108,18 +108,38 @@ class PlanPolicy:
         self, cond: Mapping[str, Tensor], ids: Int64[Tensor, "B"], kept: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, "B"]]:
         """(plans, forwards of each) on the CPU, from conditions (B, …) and draw ids; kept: (tokens, where given)."""
+        return self._sampled(self._batch(cond, ids, kept))
+
+    def requests(self, state: PlanState, cond: Mapping[str, Tensor]) -> tuple[Int64[Tensor, "N"], Batch | None]:
+        """The episodes that plan anew before their next action, and what the sampler is asked for them, if any."""
+        due = self._due(state).nonzero()[:, 0]
+        if not len(due):
+            return due, None
+        part = state.rows(due)
+        ids = part.task * _STEPS_PER_TASK + part.step
+        kept = self._kept(part, ids) if self.warm_start else None
+        return due, self._batch({name: value[due.to(value.device)] for name, value in cond.items()}, ids, kept)
+
+    @property
+    def plan_key(self) -> rng.Key:
+        """The stream from which plans are drawn."""
+        return self.key.fold("plan")
+
+    def _batch(self, cond: Mapping[str, Tensor], ids: Int64[Tensor, "B"], kept: tuple[Tensor, Tensor] | None) -> Batch:
         device = next(iter(cond.values())).device
         blank = torch.zeros(len(ids), self.spec.length, dtype=torch.int64)
         tokens, given = (blank, None) if kept is None else kept
-        batch = Batch.of_tokens(tokens, ids, given=given, cond=cond).to(device)
-        end = sample(self.denoiser, self.process, self.sampler, self.grid, batch, self.key.fold("plan"))
+        return Batch.of_tokens(tokens, ids, given=given, cond=cond).to(device)
+
+    def _sampled(self, batch: Batch) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, "B"]]:
+        end = sample(self.denoiser, self.process, self.sampler, self.grid, batch, self.plan_key)
         return end.x.cpu(), end.num_forwards
 
     def decide(self, state: PlanState, cond: Mapping[str, Tensor]) -> tuple[Int64[Tensor, "B"], PlanState]:
         """The next action of every episode (on the CPU) and the state after it; `cond` is what is observed now."""
-        due = self._due(state).nonzero()[:, 0]
-        if len(due):
-            state = self._replan(state, cond, due)
+        due, batch = self.requests(state, cond)
+        if batch is not None:
+            state = self._replan(state, due, batch)
         token, ended = self._front(state)
         used = torch.where(ended, self.spec.length, state.used + 1)
         return torch.where(ended, DONE, token), replace(state, step=state.step + 1, used=used)
@@ -142,11 +162,8 @@ class PlanPolicy:
             return unplanned
         return unplanned | (state.used >= self.replan_every) | self._front(state)[1]
 
-    def _replan(self, state: PlanState, cond: Mapping[str, Tensor], due: Int64[Tensor, "N"]) -> PlanState:
-        part = state.rows(due)
-        ids = part.task * _STEPS_PER_TASK + part.step
-        kept = self._kept(part, ids) if self.warm_start else None
-        plans, num_forwards = self.plan({name: value[due.to(value.device)] for name, value in cond.items()}, ids, kept)
+    def _replan(self, state: PlanState, due: Int64[Tensor, "N"], batch: Batch) -> PlanState:
+        plans, num_forwards = self._sampled(batch)
         return replace(
             state,
             plan=state.plan.index_copy(0, due, plans),

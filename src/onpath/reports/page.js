@@ -1,0 +1,170 @@
+// The page itself: theme, live reload, and which charts there are.
+
+const report = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+
+function remembered(key, value) {
+  try {
+    if (value === undefined) return sessionStorage.getItem(key) || localStorage.getItem(key);
+    (key === "onpath-theme" ? localStorage : sessionStorage).setItem(key, value);
+  } catch { /* a page from disk may have no storage: then nothing is remembered */ }
+  return null;
+}
+
+function theme() {
+  const button = byId("theme"), root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
+  const show = () => { button.textContent = isDark() ? "Light" : "Dark"; button.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`); };
+  const kept = remembered("onpath-theme");
+  if (kept === "dark" || kept === "light") root.dataset.theme = kept;
+  button.hidden = false;
+  button.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; remembered("onpath-theme", root.dataset.theme); show(); });
+  system.addEventListener("change", show);
+  show();
+}
+
+function live() {
+  const button = byId("reload");
+  if (!button || !report.reload) return;
+  const isOn = () => button.getAttribute("aria-pressed") === "true";
+  const set = (on) => { button.setAttribute("aria-pressed", String(on)); button.textContent = on ? "Updating" : "Paused"; button.setAttribute("aria-label", on ? "Updating by itself; press to pause" : "Paused; press to update again"); };
+  button.hidden = false;
+  set(remembered("onpath-live") !== "off");
+  button.addEventListener("click", () => { set(!isOn()); remembered("onpath-live", isOn() ? "on" : "off"); });
+  const place = Number(remembered("onpath-scroll"));
+  if (place) requestAnimationFrame(() => scrollTo(0, place));
+  let touched = 0;
+  for (const kind of ["pointerdown", "keydown"]) addEventListener(kind, () => { touched = Date.now(); });
+  setInterval(() => {
+    const busy = document.querySelector(".player.moving") || Date.now() - touched < 5000;
+    if (isOn() && !busy && !document.hidden) { remembered("onpath-scroll", String(scrollY)); location.reload(); }
+  }, 1000 * report.reload);
+}
+
+const FIRST = ["loss", "nelbo_per_token", "accuracy", "masked_share", "learning_rate", "examples_per_second", "gradient_norm"];
+const SPELLED = {
+  loss: ["Loss", "as trained, the mean over masked tokens or the bound"], nelbo_per_token: ["NELBO", "nats per token, a bound"],
+  nelbo: ["NELBO of an example", "nats, a bound"], accuracy: ["Accuracy", "share of masked tokens predicted"],
+  masked_share: ["Masked share", "mean over examples"], learning_rate: ["Learning rate", ""],
+  examples_per_second: ["Rate", "examples per second"], gradient_norm: ["Gradient norm", "before clipping"],
+  masked_cross_entropy: ["Masked cross-entropy", "nats per masked token"],
+};
+const HIDDEN = ["step", "seconds", "num_masked"];
+
+function spelled(name) {
+  return SPELLED[name] || [name.replaceAll("_", " "), ""];
+}
+
+function same(a, b) {
+  return a.length === b.length && a.every((value, index) => value === b[index]);
+}
+
+function curves() {
+  const runs = report.runs, holder = byId("curve-charts"), tools = byId("curve-tools");
+  const names = [...new Set(runs.flatMap((run) => Object.values(run.metrics).flatMap((columns) => Object.keys(columns))))].filter((name) => !HIDDEN.includes(name));
+  names.sort((a, b) => (FIRST.indexOf(a) + 1 || 99) - (FIRST.indexOf(b) + 1 || 99));
+  const isCopy = (name) => name === "masked_cross_entropy" && runs.every((run) => Object.values(run.metrics).every((c) => !c[name] || !c.loss || same(c[name], c.loss)));
+  const last = Math.max(1, ...runs.map((run) => run.step));
+  const made = names.filter((name) => !isCopy(name)).map((name) => {
+    const series = runs.flatMap((run, index) => Object.entries(run.metrics).filter(([, columns]) => columns[name]).map(([set, columns]) => ({
+      label: runs.length > 1 ? `${run.name} ${set}` : set, run: index, xs: columns.step, ys: columns[name], dots: set !== "train", thin: set === "train",
+    })));
+    const [title, unit] = spelled(name);
+    const values = series.flatMap((one) => one.ys).filter((value) => value !== null);
+    const mayLog = values.length > 0 && values.every((value) => value > 0) && !["accuracy", "masked_share"].includes(name);
+    const y = { accuracy: { high: 1 }, masked_share: { low: 0, high: 1 } }[name];
+    return chart({ title, unit, series, mayLog, log: mayLog && /loss|nelbo|cross_entropy|norm/.test(name), y, x: { label: "step", low: 0, high: last } });
+  });
+  if (!made.length) {
+    holder.append(make("p", { class: "note" }, "Nothing has been logged yet; the curves appear with the first row of metrics.jsonl."));
+    return;
+  }
+  const chips = [["linear", "Linear"], ["log", "Logarithmic"]].map(([value, words]) => make("label", { class: "chip" },
+    make("input", { type: "radio", name: "curve-scale", value, checked: value === "log", onchange: () => made.forEach((one) => one.setLog(value === "log")) }), make("span", {}, words)));
+  tools.append(make("fieldset", { class: "group" }, make("legend", {}, "Values"), ...chips), make("span", { class: "muted" }, "Plain lines are of training, dotted ones of validation."));
+  if (runs.some((run) => run.every > 1)) tools.append(make("span", { class: "muted" }, `Thinned: each ${Math.max(...runs.map((run) => run.every))}th row is shown.`));
+  holder.append(...made);
+}
+
+function groups(runs, keyOfRun) {
+  const found = new Map();
+  runs.forEach((run, index) => {
+    const key = JSON.stringify(keyOfRun(run));
+    if (!found.has(key)) found.set(key, []);
+    found.get(key).push([run, index]);
+  });
+  return [...found.values()];
+}
+
+function mark(kind, words) {
+  const sample = draw("svg", { class: "key plot", viewBox: "0 0 28 10", "aria-hidden": "true" });
+  if (kind === "ask") sample.append(draw("circle", { class: "ask", cx: 14, cy: 5, r: 3.8 }));
+  if (kind === "tick") sample.append(draw("line", { class: "tick", x1: 14, x2: 14, y1: 0, y2: 10 }));
+  return make("li", {}, sample, words);
+}
+
+function schedules() {
+  const holder = byId("schedule-charts");
+  for (const members of groups(report.runs.filter((run) => run.schedule), (run) => [run.kinds.schedule, run.schedule])) {
+    const { t, alpha, mask_share, grid } = members[0][0].schedule;
+    const whose = report.runs.length > 1 ? `of ${members.map(([run]) => run.name).join(", ")}` : "";
+    holder.append(chart({
+      title: `Schedule: ${members[0][0].kinds.schedule}`, unit: whose, x: { label: "t", low: 0, high: 1 }, y: { low: 0, high: 1 }, height: 250,
+      series: [{ label: "mask share", run: 0, xs: t, ys: mask_share }, { label: "alpha", run: 1, xs: t, ys: alpha, thin: true }],
+      marks: grid.map((at) => ({ x: at.t, y: at.mask_share })), keys: [mark("ask", `the sampler's ${grid.length - 1} steps`)],
+      fine: grid.some((at) => at.pure) ? "The schedule has bounds, so the sampler also steps from and to the pure states, drawn at the ends." : "",
+    }));
+  }
+  for (const members of groups(report.runs.filter((run) => run.ramps.length), (run) => run.ramps)) {
+    const whose = report.runs.length > 1 ? `of ${members.map(([run]) => run.name).join(", ")}` : "";
+    const stages = members.flatMap(([run]) => [
+      run.step && run.step < run.num_steps ? { x: run.step, label: members.length > 1 ? `${run.name} now` : "training now" } : null,
+      run.evaluation.length && run.evaluation[0].step ? { x: run.evaluation[0].step, label: members.length > 1 ? `${run.name} measured` : "weights measured" } : null,
+    ]).filter(Boolean);
+    const parents = Map.groupBy ? Map.groupBy(members[0][0].ramps, (ramp) => ramp.path.split(".").slice(0, -1).join(".")) : new Map(members[0][0].ramps.map((ramp) => [ramp.path, [ramp]]));
+    for (const [parent, parts] of parents) {
+      const end = parts[0].steps.at(-1);
+      const share = parts.every((part) => part.values.every((value) => value >= 0 && value <= 1)) && !parent.includes("optimizer");
+      holder.append(chart({
+        title: parts.length > 1 || share ? `Ramps: ${parent}` : `Ramp: ${parts[0].path}`, unit: whose, x: { label: "step", low: 0, high: end }, height: 250,
+        y: share ? { low: 0, high: 1 } : { low: 0 }, marks: stages,
+        series: parts.map((part, index) => ({ label: part.path.split(".").at(-1).replaceAll("_", " "), run: index, xs: part.steps, ys: part.values })),
+        fine: share && parts.every((part) => part.values.every((value) => value === part.values[0])) ? "Constant: no ramp is set here." : "",
+      }));
+    }
+  }
+  if (!holder.children.length) holder.append(make("p", { class: "note" }, "No config could be read, so no schedule is drawn."));
+}
+
+function shares() {
+  const holder = byId("share-charts");
+  report.runs.forEach((run, index) => {
+    const found = run.mask_shares;
+    if (!found) return;
+    const sum = (counts) => counts.reduce((a, b) => a + b, 0);
+    const total = found.counts[0].map((_, bin) => sum(found.counts.map((counts) => counts[bin])));
+    const all = sum(total), now = found.counts.at(-1), bins = total.length;
+    const xs = total.map((_, bin) => +((bin + 0.5) / bins).toFixed(6));
+    const logged = (run.metrics.train?.masked_share || []).filter((value) => value !== null);
+    const asked = (run.schedule?.grid || []).slice(0, -1).map((at) => ({ tick: at.mask_share }));
+    const mean = logged.length ? ` The mean logged in training is ${figure(logged.reduce((a, b) => a + b, 0) / logged.length)}, here ${figure(found.mean)}.` : "";
+    holder.append(chart({
+      title: run.name, unit: "share of the states trained on", x: { label: "masked share", low: 0, high: 1 }, y: { low: 0 }, height: 230, marks: asked,
+      series: [
+        { label: `all steps so far`, run: index, xs, ys: total.map((count) => count / all), bars: { width: 1 / bins, index: 0, of: 1 } },
+        { label: `step ${figure(found.steps.at(-1) + 1)}`, run: index + 1, xs, ys: now.map((count) => count / sum(now)), thin: true, dots: true },
+      ],
+      keys: [mark("tick", "the sampler asks the network here")],
+      fine: `Drawn again from seed, step and example by the run's own objective: ${figure(found.num_states)} states of ${found.steps.length} evenly spaced steps.${mean}`,
+    }));
+  });
+  if (!holder.children.length) holder.append(make("p", { class: "note" }, "No step has been trained yet, or the training states cannot be drawn again here."));
+}
+
+theme();
+live();
+plans(report, byId("player"));
+curves();
+schedules();
+shares();
