@@ -30,6 +30,7 @@ from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, State, sample
 from onpath.sampling.unmasking import Unmasking
 from onpath.training import checkpoint
+from onpath.training.distributed import local_gpu
 from onpath.training.trainer import Job, Trainer
 from onpath.types import Batch, Calibrated, Denoiser, Spec
 
@@ -149,7 +150,8 @@ def device_of(name: str) -> torch.device:
     """auto, cpu or cuda as a device; ValueError where a GPU is asked for and there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but this torch sees no GPU; set device: cpu or auto")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    gpu = None if name == "cpu" else local_gpu()
+    return torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from onpath import terminal
+from onpath.interrupts import Interrupts
 from onpath.recipes import path_of, shipped, summary
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onpath.config import RunConfig
     from onpath.reports.live import Live
+    from onpath.training.distributed import Processes
 
 app = typer.Typer(
     help="Trains diffusion models on the states they will really meet when they generate.",
@@ -55,24 +60,40 @@ def train(
         bool, typer.Option("--live", help="Keep report.html in the run's folder fresh while training.")
     ] = False,
 ) -> None:
-    """Train a model from a recipe or a YAML file."""
+    """Train a model from a recipe or a YAML file; under torchrun, with several processes."""
     from onpath.build import build
     from onpath.records import RunFolder
 
     path = run or Path("runs") / Path(recipe).stem
-    begun = RunFolder.open(path) if resume else None
-    config = _config(recipe, overrides or [], path if resume else None)
-    parts = build(config)
-    if dry_run:
-        terminal.show_dry_run(config)
-        return
-    report = _live(path) if live else None
-    job = parts.job()  # before the folder: a mistake leaves nothing behind
-    folder = begun or RunFolder.create(path, config.as_dict())
-    terminal.console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {parts.device}")
-    with terminal.progress_bar() as bar, report or nullcontext():
-        parts.trainer.fit(job, folder, resume=resume, on_progress=terminal.Shown(bar, report))
+    with _processes() as processes, Interrupts() as interrupts:
+        if resume:
+            processes.first(lambda: RunFolder.open(path))
+        config = processes.first(lambda: _config(recipe, overrides or [], path if resume else None))
+        if dry_run:
+            processes.first(lambda: terminal.show_dry_run(config))
+            return
+        parts = build(config)
+        report = _live(path) if live and processes.rank == 0 else None
+        job = parts.job()  # before the folder: a mistake leaves nothing behind
+        folder = processes.first(lambda: RunFolder(path) if resume else RunFolder.create(path, config.as_dict()))
+        where = f"{parts.device}" if processes.count == 1 else f"{processes.count} processes, {parts.trainer.parallel}"
+        terminal.console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {where}")
+        with terminal.progress_bar() as bar, report or nullcontext():
+            parts.trainer.fit(
+                job,
+                folder,
+                resume=resume,
+                processes=processes,
+                on_progress=terminal.Shown(bar, report),
+                should_stop=interrupts,
+            )
     terminal.show_last_metrics(folder)
+    if interrupts():
+        command = escape(f"onpath train {recipe} --run {path} --resume")
+        terminal.console.print(
+            f"stopped by {interrupts.name}, a checkpoint is written; go on with [bold]{command}[/bold]"
+        )
+        raise typer.Exit(interrupts.exit_code)
     terminal.console.print(f"next: [bold]onpath evaluate {escape(str(path))}[/bold]")
 
 
@@ -175,14 +196,44 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
     terminal.console.print(table)
 
 
+@app.callback()
+def before(context: typer.Context) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand != "train":
+        raise ValueError(
+            f"{context.invoked_subcommand}: it runs in one process, and torchrun started {os.environ['WORLD_SIZE']}; "
+            "start it without torchrun (only train uses several)"
+        )
+
+
 def main() -> None:
     """Entry point: a user's mistake ends with one message and exit code 2, a bug with its traceback."""
     sys.path.insert(0, "")  # a user's own classes may lie in the working directory
     try:
         app()
     except ValueError as error:
-        terminal.errors.print(Text("error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
+        _complain(error)
         sys.exit(2)
+    except ConnectionError as error:
+        _complain(error)
+        sys.stderr.flush()
+        os._exit(1)  # torch would wait for the lost process once more on the way out
+
+
+@contextmanager
+def _processes() -> Iterator[Processes]:
+    """Those that train together, of which the first one speaks."""
+    from onpath.training.distributed import FailedElsewhere, Processes
+
+    try:
+        with Processes.joined() as processes:
+            terminal.console.quiet = processes.rank > 0
+            yield processes
+    except FailedElsewhere:
+        sys.exit(2)
+
+
+def _complain(error: Exception) -> None:
+    terminal.errors.print(Text("error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
 
 
 def _live(path: Path) -> Live:

@@ -124,7 +124,8 @@ class RunFolder:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds one row to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        path = self.path / "metrics.jsonl"
+        with _writing(path), path.open("a") as file:
             file.write(json.dumps(dict(row)) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
@@ -181,13 +182,30 @@ class RunFolder:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes aside, syncs and renames: a reader sees the old file or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns the system's error into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"run folder: {path} cannot be written ({error}). Everything before is intact: make room or set the "
+            "permissions, then go on with --resume"
+        ) from error
 
 
 def environment() -> dict[str, Any]:

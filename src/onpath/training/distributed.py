@@ -25,6 +25,10 @@ Parallel = Literal["ddp", "fsdp"]
 _LOST = re.compile(r"gloo|nccl|connection|broken pipe|peer|timed out", re.IGNORECASE)
 
 
+class FailedElsewhere(ValueError):
+    """What the first process raises as well, so that one of them need say it."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """The processes of a run, as ``torchrun`` starts them; by default this one alone.
@@ -46,7 +50,10 @@ class Processes:
         if not is_launched():
             yield cls()
             return
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        gpu = local_gpu()
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
+        dist.init_process_group("gloo" if gpu is None else "cpu:gloo,cuda:nccl")
         processes = cls(dist.get_rank(), dist.get_world_size())
         try:
             yield processes
@@ -72,7 +79,7 @@ class Processes:
                 box[1] = str(error)
         dist.broadcast_object_list(box)
         if box[1] is not None:
-            raise ValueError(box[1])
+            raise ValueError(box[1]) if self.rank == 0 else FailedElsewhere(box[1])
         return box[0]
 
     def sum(self, value: Tensor) -> Tensor:
@@ -144,6 +151,19 @@ def unsynced(denoiser: Denoiser) -> AbstractContextManager[Any]:
 def is_launched() -> bool:
     """Whether torchrun started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def local_gpu() -> int | None:
+    """The GPU of this process, None where there is none; ValueError where torchrun started more than it has GPUs."""
+    if not torch.cuda.is_available():
+        return None
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun: it started process {index} on a machine with {torch.cuda.device_count()} GPUs; set "
+            "--nproc-per-node to their number"
+        )
+    return index
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:
