@@ -7,16 +7,18 @@ the site shows comes from a network: formulas become MathML while it is built, a
 from __future__ import annotations
 
 import re
-import shutil
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
 
 DOCS = Path(__file__).parent
-SOURCE = DOCS.parent / "src" / "onpath"
+API = DOCS / "api"
+ROOT = DOCS.parent
 
 project, author = "Onpath", "the Onpath authors"
 release = version = installed("onpath")
@@ -34,6 +36,7 @@ html_static_path = ["theme"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = html_show_copyright = False
 html_math_renderer = "mathml"
+highlight_language = "sh"
 html_theme_options = {"navigation_with_keys": True}
 pygments_style, pygments_dark_style = "tango", "github-dark"
 copybutton_prompt_text, copybutton_prompt_is_regexp = r">>> |\.\.\. |\$ ", True
@@ -64,20 +67,33 @@ def contents() -> str:
     return "\n\n".join(parts)
 
 
-def modules() -> list[str]:
-    """Every module with public names, in the order of the layers, which is that of README's file map."""
-    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^  ([\w/]+)\.py ", readme, re.MULTILINE)
-    return ["onpath." + name.replace("/", ".") for name in listed if not name.endswith(("__init__", "cli"))]
+def modules(app: Any) -> list[str]:
+    """Every module with public names, in the order of the layers, which is that of README's file map.
+
+    None under ``-t pages_only``, which builds in a few seconds.
+    """
+    if app.tags.has("pages_only"):
+        return []
+    listed = re.findall(r"^  ([\w/]+)\.py ", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [name for name in listed if not name.endswith(("__init__", "cli"))]
+    return ["onpath." + name.replace("/", ".") for name in named if (ROOT / "src" / "onpath" / f"{name}.py").exists()]
+
+
+def api_page(name: str) -> str:
+    return f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n"
 
 
 def write_api(app: Any) -> None:
-    """One page for each module, below api/ (made anew at every build)."""
-    shutil.rmtree(DOCS / "api", ignore_errors=True)
-    (DOCS / "api").mkdir()
-    for name in modules():
-        page = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n"
-        (DOCS / "api" / f"{name}.rst").write_text(page, encoding="utf-8")
+    """One page for each module, below api/, which is not kept in the repository."""
+    API.mkdir(exist_ok=True)
+    wanted = {f"{name}.rst": api_page(name) for name in modules(app)}
+    for file in API.iterdir():
+        if file.name not in wanted:
+            file.unlink()
+    for name, page in wanted.items():
+        file = API / name
+        if not file.exists() or file.read_text(encoding="utf-8") != page:
+            file.write_text(page, encoding="utf-8")
 
 
 def add_contents(app: Any, page: str, source: list[str]) -> None:
@@ -85,7 +101,7 @@ def add_contents(app: Any, page: str, source: list[str]) -> None:
     if page == "index":
         source[0] += "\n\n" + contents() + "\n"
     if page == "reference":
-        entries = [f"{name} <api/{name}>" for name in modules()]
+        entries = [f"{name} <api/{name}>" for name in modules(app)]
         source[0] += "\n".join(["", "", "```{toctree}", ":hidden:", "", *entries, "```", ""])
 
 
@@ -147,14 +163,21 @@ def link_names(app: Any, tree: nodes.document, page: str) -> None:
         link += literal
 
 
-def visit_inline(writer: Any, node: Any) -> None:
-    writer.body.append(tex2mathml(node.astext()))
+def mathml(writer: Any, node: Any, as_block: bool) -> None:
+    """Writes a formula; one that cannot be read is a warning, and so ends the build."""
+    try:
+        writer.body.append(tex2mathml(node.astext(), as_block=as_block))
+    except MathError as error:
+        logging.getLogger("onpath").warning("formula: %s", error, location=node)
     raise nodes.SkipNode
+
+
+def visit_inline(writer: Any, node: Any) -> None:
+    mathml(writer, node, as_block=False)
 
 
 def visit_block(writer: Any, node: Any) -> None:
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
-    raise nodes.SkipNode
+    mathml(writer, node, as_block=True)
 
 
 def setup(app: Any) -> None:

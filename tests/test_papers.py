@@ -75,18 +75,3 @@ def symbols_in_the_docs() -> list[str]:
 @pytest.mark.parametrize("symbol", symbols_in_the_docs())
 def test_symbol_of_the_docs_exists(symbol: str) -> None:
     assert resolve(symbol) is not None
-
-
-def links() -> list[tuple[str, str]]:
-    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
-    found = [
-        (str(page.relative_to(ROOT)), target)
-        for page in pages
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
-    ]
-    return [(page, target) for page, target in found if "://" not in target]
-
-
-@pytest.mark.parametrize(("page", "target"), links())
-def test_link_leads_somewhere(page: str, target: str) -> None:
-    assert ((ROOT / page).parent / target).exists()
