@@ -308,6 +308,23 @@ def test_guided_rows_count_two_forwards_and_share_one_call() -> None:
     assert sum(rows) == int(state.num_forwards.sum()) and all(number % 2 == 0 for number in rows)
 
 
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_any_tree_of_memos_keeps_both_branches_of_a_row_together(order: str) -> None:
+    class Nested(HashDenoiser):
+        """A first leaf of None must not tell guided rows from others."""
+
+        def encode(self, **cond: torch.Tensor) -> Any:
+            return None, (super().encode(**cond),)
+
+        def __call__(self, x: torch.Tensor, t: torch.Tensor, memo: Any, **options: Any) -> Any:
+            assert len(memo[1][0]) == len(x)
+            return super().__call__(x, t, memo[1][0], **options)
+
+    sampler, batch = Unmasking(order=order, guidance=1.0), request(with_cond=True)
+    plain, nested = (run(sampler, batch, network=kind(WORDS)) for kind in (HashDenoiser, Nested))
+    assert same(plain, nested)
+
+
 def test_encoding_runs_once() -> None:
     class Counting(HashDenoiser):
         encoded = 0

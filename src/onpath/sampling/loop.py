@@ -41,7 +41,8 @@ class State:
     x: (B, L) tokens. masked: (B, L). num_masked: (B,) int64 on the CPU, where the counts are fixed ahead, else None.
     revealed_at: (B, L) step of the reveal, -1 where given or not yet revealed. confidence: (B, L) probability of
     the token at its reveal. num_forwards: (B,) int64 on the CPU, rows through the network (guided ones count twice).
-    batch, memo: the request and its encoding (2B rows of memo when guided).
+    batch, memo: the request and its encoding. num_branches: 2 where guided, else 1; the memo has that many times B
+    rows, those of the conditional branch first.
     """
 
     x: Int64[Tensor, "B L"]
@@ -53,19 +54,19 @@ class State:
     step: int
     batch: Batch
     memo: Any
+    num_branches: int = 1
 
     def rows(self, index: Int64[Tensor, "N"]) -> State:
         """The state of the rows at `index` (int64 on the CPU)."""
-        guided = _leading(self.memo) == 2 * self.batch.size
-        memo_index = torch.cat([index, index + self.batch.size]) if guided else index
-        return State(
+        memo_index = torch.cat([index + branch * self.batch.size for branch in range(self.num_branches)])
+        return replace(
+            self,
             x=_pick(self.x, index),
             masked=_pick(self.masked, index),
             num_masked=_pick(self.num_masked, index),
             revealed_at=_pick(self.revealed_at, index),
             confidence=_pick(self.confidence, index),
             num_forwards=_pick(self.num_forwards, index),
-            step=self.step,
             batch=self.batch.rows(index),
             memo=_map_memo(self.memo, memo_index),
         )
@@ -160,9 +161,3 @@ def _map_memo(memo: Any, index: Int64[Tensor, "N"]) -> Any:
     if isinstance(memo, tuple):
         return tuple(_map_memo(part, index) for part in memo)
     return _pick(memo, index)
-
-
-def _leading(memo: Any) -> int:
-    while isinstance(memo, tuple):
-        memo = memo[0]
-    return 0 if memo is None else memo.shape[0]

@@ -65,7 +65,8 @@ class Unmasking(Sampler):
             )
         prior = process.prior(batch)
         cond = batch.conditions()
-        if self._is_guided(knobs):
+        is_guided = self.guidance != 0.0 or knobs.guidance is not None
+        if is_guided:
             bare = process.unconditional(batch).conditions()
             flags = torch.zeros(batch.size, dtype=torch.bool, device=batch.x.device)
             both = {**cond, "drop": flags} if "drop" in bare else cond
@@ -80,6 +81,7 @@ class Unmasking(Sampler):
             step=0,
             batch=batch,
             memo=denoiser.encode(**cond),
+            num_branches=2 if is_guided else 1,
         )
 
     def step(
@@ -103,10 +105,7 @@ class Unmasking(Sampler):
             reveal = self._sighted_choice(process, state, rows, drawn, (s, num_reveal), key)
         else:
             reveal = blind
-        return self._reveal(state, rows, drawn, reveal, num_reveal, self._is_guided(knobs))
-
-    def _is_guided(self, knobs: Knobs) -> bool:
-        return self.guidance != 0.0 or knobs.guidance is not None
+        return self._reveal(state, rows, drawn, reveal, num_reveal)
 
     def _num_reveal(
         self, process: Masking, state: State, s: Float[Tensor, "B"], knobs: Knobs
@@ -154,7 +153,7 @@ class Unmasking(Sampler):
         greedy = self.tokens.temperature == 0 and knobs.temperature is None
         words = None if greedy else rng.bits(key.fold("token"), batch.ids.to(device), (length,)).flatten()
         detailed = self.order in ("margin", "entropy") or isinstance(self.count, AdaptiveCount)
-        is_guided = self._is_guided(knobs)
+        is_guided = state.num_branches == 2
         weight = knobs.guidance
         if weight is None:
             weight = torch.full((batch.size,), self.guidance, device=device)
@@ -226,7 +225,6 @@ class Unmasking(Sampler):
         drawn: Drawn,
         reveal: Bool[Tensor, "B L"],
         num_reveal: Int64[Tensor, "B"] | None,
-        is_guided: bool,
     ) -> State:
         token = _spread(state.masked, rows, drawn.token, 0)
         confidence = _spread(state.masked, rows, drawn.confidence, 0.0)
@@ -237,7 +235,7 @@ class Unmasking(Sampler):
             num_masked=None if num_reveal is None or state.num_masked is None else state.num_masked - num_reveal,
             revealed_at=torch.where(reveal, state.step, state.revealed_at),
             confidence=torch.where(reveal, confidence, state.confidence),
-            num_forwards=state.num_forwards + (2 if is_guided else 1),
+            num_forwards=state.num_forwards + state.num_branches,
             step=state.step + 1,
         )
 
