@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from onpath.codes import LEFT, RIGHT
 from onpath.data.trajectories import FourRoomsExpert
 from onpath.envs import fourrooms, gridworld, symmetry
 from onpath.envs.expert import demonstrate, solve
-from onpath.envs.gridworld import LEFT, RIGHT, Agents, Worlds
+from onpath.envs.gridworld import Agents, Worlds
 from onpath.evaluation.check import mask_is_learnt, overfits, states_differ
 from onpath.models.policy import PlanMLP
 from onpath.objectives.masked_ce import MaskedCrossEntropy

@@ -94,7 +94,8 @@ BOTH = [
     (small(length=7), "the length is 7; allowed: 1 to"),
     (small(grid=TWO_AGENTS), "the number of agents is 2; allowed: 1"),
     (small(grid=NO_AGENT), "the number of agents is 0; allowed: 1"),
-    (small(grid=[[10, 300], [1, 2], [8, 1]]), "the grid value is 300; allowed: 0 to 255"),
+    (small(grid=[[10, 11], [1, 2], [8, 1]]), "the object of a cell is 11; allowed: 0 to 10, MiniGrid's codes"),
+    (small(grid=[[10, 1], [1, -2], [8, 1]]), "the object of a cell is -2; allowed: 0 to 10"),
 ]
 
 
@@ -106,6 +107,21 @@ def test_rows_that_cannot_be(tmp_path: Path, ending: str, bad: dict[str, Any], m
     where = "line 3" if ending == "jsonl" else "row 2"
     with pytest.raises(ValueError, match=f"bad.{ending}, {where}: {message}"):
         load(path, num_actions=3, max_seq_len=8)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ([4, 6, 0], "the colour of a cell is 6; allowed: 0 to 5"),
+        ([4, 5, 4], "the state of a cell is 4; allowed: 0 to 3"),
+        ([12, 0, 0], "the object of a cell is 12; allowed: 0 to 10"),
+    ],
+)
+def test_codes_that_a_network_would_take_for_others(tmp_path: Path, cell: list[int], message: str) -> None:
+    grid = [[[10, 0, 0], cell], [[1, 0, 0], [2, 5, 0]], [[8, 1, 0], [1, 0, 0]]]
+    write(tmp_path / "bad.npz", [small(grid=grid)])
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "bad.npz", 3, 8)
 
 
 @pytest.mark.parametrize("ending", ["npz", "jsonl"])

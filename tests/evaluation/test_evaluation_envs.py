@@ -6,10 +6,11 @@ import pytest
 import torch
 from planners import END, always, policy, shortest, unsure
 
+from onpath.codes import DONE
 from onpath.envs import fourrooms, minigrid
 from onpath.evaluation.arenas import LONG, TaskSet, task_set
 from onpath.evaluation.envs import Episodes, Mode, agreement, episodes, evaluate, latency, summarise
-from onpath.evaluation.policy import DONE, Actor
+from onpath.evaluation.policy import Actor
 from onpath.sampling.grids import ExplicitGrid
 
 

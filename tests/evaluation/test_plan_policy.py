@@ -8,7 +8,8 @@ import pytest
 import torch
 from planners import END, LENGTH, always, by_direction, policy, unsure
 
-from onpath.evaluation.policy import DONE, Actor, PlanPolicy
+from onpath.codes import DONE
+from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.sampling.grids import EvenGrid
 
 COND = {"image": torch.zeros(1, 19, 19, 3, dtype=torch.uint8), "direction": torch.zeros(1, dtype=torch.int64)}

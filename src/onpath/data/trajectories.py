@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from onpath.codes import AGENT, EMPTY, GOAL
 from onpath.data.source import ActionSource
 from onpath.data.trajectory_files import Trajectories, load
 from onpath.envs import expert, fourrooms, gridworld, symmetry
 from onpath.envs.expert import Plans, Ties
 from onpath.envs.fourrooms import Split
-from onpath.envs.gridworld import AGENT, EMPTY, GOAL, Agents, Worlds
+from onpath.envs.gridworld import Agents, Worlds
 from onpath.rng import Key, bits, integers, uniform
 from onpath.types import Batch, Spec
 

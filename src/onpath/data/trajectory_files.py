@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from onpath.envs.gridworld import AGENT, GOAL, WALL
+from onpath.codes import AGENT, GOAL, GREEN, GREY, NUM_COLOURS, NUM_OBJECTS, NUM_STATES, WALL
 
-_COLOURS = {WALL: 5, GOAL: 1}  # grey and green, as MiniGrid paints them
+_COLOURS = {WALL: GREY, GOAL: GREEN}  # as MiniGrid paints them
 _KEYS = ("grid", "direction", "actions")
 
 
@@ -217,12 +217,18 @@ class _Checker:
         return actions
 
     def _image(self, grid: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        flat = grid.reshape(len(grid), -1)
-        outside = (flat < 0) | (flat > 255)
-        self._refuse(outside.any(1), flat.max(1), "grid value", "0 to 255 (MiniGrid's object, colour and state)")
+        channels = (("object", NUM_OBJECTS), ("colour", NUM_COLOURS), ("state", NUM_STATES))
+        for index, (name, count) in enumerate(channels[: 3 if grid.ndim == 4 else 1]):
+            flat = (grid[..., index] if grid.ndim == 4 else grid).reshape(len(grid), -1)
+            outside = (flat < 0) | (flat >= count)
+            first = flat[np.arange(len(flat)), outside.argmax(1)]
+            allowed = f"0 to {count - 1}, MiniGrid's codes; map other codes to these"
+            self._refuse(outside.any(1), first, f"{name} of a cell", allowed)
         agents = (grid[..., 0] if grid.ndim == 4 else grid) == AGENT
-        count: np.ndarray = agents.reshape(len(grid), -1).sum(1)
-        self._refuse(count != 1, count, "number of agents", f"1: one cell of the grid whose object is {AGENT}")
+        num_agents: np.ndarray = agents.reshape(len(grid), -1).sum(1)
+        self._refuse(
+            num_agents != 1, num_agents, "number of agents", f"1: one cell of the grid whose object is {AGENT}"
+        )
         if grid.ndim == 4:
             state: np.ndarray = np.where(agents, grid[..., 2], 0).reshape(len(grid), -1).sum(1)
             self._refuse(state != direction, state, "agent's state", "the row's `direction`; make both the same")

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Int, Int64, UInt8
 from torch import Tensor
 
-from onpath.envs.gridworld import FORWARD, LEFT, RIGHT, Agents, Worlds
+from onpath.codes import FORWARD, LEFT, RIGHT
+from onpath.envs.gridworld import Agents, Worlds
 from onpath.rng import Key, integers
 
 Ties = Literal["canonical", "uniform"]
 _MAX_HEIGHT = 62  # bits of a word that stay clear of the sign when shifted by one
-_STAY = 3
+_STAY = 3  # the row of `_tables` that changes nothing
 
 
 @dataclass(frozen=True)

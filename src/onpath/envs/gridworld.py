@@ -12,9 +12,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-LEFT, RIGHT, FORWARD = 0, 1, 2
-EMPTY, WALL, GOAL, AGENT = 1, 2, 8, 10
-_WALL_COLOUR, _GOAL_COLOUR = 5, 1
+from onpath.codes import AGENT, DONE, EMPTY, FORWARD, GOAL, GREEN, GREY, LEFT, RIGHT, WALL
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def follow(worlds: Worlds, agents: Agents, actions: Int64[Tensor, "B L"], num_ac
     """The agents after the first ``num_actions[b]`` actions of row b; nothing ends at the goal."""
     for t in range(int(num_actions.max()) if len(num_actions) else 0):
         idle = t >= num_actions
-        agents = step(worlds, agents, actions[:, t].masked_fill(idle, FORWARD + 1))
+        agents = step(worlds, agents, actions[:, t].masked_fill(idle, DONE))
     return agents
 
 
@@ -95,11 +93,11 @@ def observe(worlds: Worlds, agents: Agents) -> UInt8[Tensor, "B W H 3"]:
     The agent hides what lies under it, a goal included.
     """
     walls = worlds.walls.to(torch.uint8)
-    image = torch.stack([walls + EMPTY, walls * _WALL_COLOUR, torch.zeros_like(walls)], dim=-1)
+    image = torch.stack([walls + EMPTY, walls * GREY, torch.zeros_like(walls)], dim=-1)
     row = torch.arange(worlds.size, device=walls.device)
     goal, agent = image.new_zeros(2, worlds.size, 3)  # filled on the device: a tensor from the host would wait for it
     goal[:, 0] = GOAL
-    goal[:, 1] = _GOAL_COLOUR
+    goal[:, 1] = GREEN
     image[row, worlds.goal[:, 0], worlds.goal[:, 1]] = goal
     agent[:, 0] = AGENT
     agent[:, 2] = agents.direction.to(torch.uint8)

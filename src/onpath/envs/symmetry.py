@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
+from onpath.codes import AGENT, LEFT, RIGHT
 from onpath.envs.expert import Plans, pack, unpack
-from onpath.envs.gridworld import AGENT, LEFT, RIGHT, Agents, Worlds
+from onpath.envs.gridworld import Agents, Worlds
 
 NUM_SYMMETRIES = 8
 

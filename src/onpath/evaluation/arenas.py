@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from onpath.codes import FORWARD
 from onpath.envs import expert, fourrooms, gridworld, minigrid
-from onpath.envs.gridworld import FORWARD, Agents, Worlds
+from onpath.envs.gridworld import Agents, Worlds
 from onpath.rng import Key
 
 LONG = 22  # actions of the shortest plan of a long task, at least

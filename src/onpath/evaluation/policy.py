@@ -12,12 +12,12 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from onpath import rng
+from onpath.codes import DONE
 from onpath.processes.masking import Masking
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Sampler, sample
 from onpath.types import Batch, Denoiser, Spec
 
-DONE = 6  # MiniGrid's action that does nothing
 _STEPS_PER_TASK = 1 << 16
 
 

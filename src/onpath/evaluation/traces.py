@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from onpath.codes import DONE
 from onpath.envs import fourrooms, gridworld
 from onpath.envs.gridworld import Agents, Worlds
 from onpath.evaluation.arenas import Simulation, TaskSet
 from onpath.evaluation.envs import Episodes, Mode, play
-from onpath.evaluation.policy import DONE, PlanPolicy, PlanState
+from onpath.evaluation.policy import PlanPolicy, PlanState
 from onpath.records import Event, Trace
 from onpath.sampling.loop import State, walk
 

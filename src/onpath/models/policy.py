@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
+from onpath.codes import AGENT, GOAL, NUM_COLOURS, NUM_OBJECTS, NUM_STATES, WALL
 from onpath.models.blocks import (
     Attention,
     ResidualConv,
@@ -21,8 +22,6 @@ from onpath.models.blocks import (
     sinusoids,
 )
 from onpath.types import Readout, Spec
-
-WALL, GOAL, AGENT = 2, 8, 10  # MiniGrid's object codes
 
 
 class PlanMLP(nn.Module):
@@ -126,8 +125,6 @@ class PlanTransformer(nn.Module):
     patch: side of a patch in cells. time: whether the masked fraction is an input.
     """
 
-    num_objects, num_colours, num_states = 11, 6, 4  # sizes of MiniGrid's codes
-
     def __init__(
         self,
         spec: Spec,
@@ -147,8 +144,7 @@ class PlanTransformer(nn.Module):
                 "sines) and 0 or more"
             )
         self.length, self.num_words, self.patch, self.width, self.time = spec.length, spec.num_words, patch, width, time
-        codes = self.num_objects + self.num_colours + self.num_states
-        self.cell = nn.Embedding(codes, width // 4)
+        self.cell = nn.Embedding(NUM_OBJECTS + NUM_COLOURS + NUM_STATES, width // 4)
         self.convs = nn.ModuleList(ResidualConv(width // 4) for _ in range(convs))
         self.patches = nn.Linear(patch * patch * width // 4, width)
         self.place = nn.Linear(width // 4 + 2 * (width // 4), width)
@@ -172,7 +168,7 @@ class PlanTransformer(nn.Module):
     ) -> tuple[tuple[tuple[Tensor, Tensor], ...], Bool[Tensor, "B L"] | None]:
         """Keys and values of the state for every block, and the padding of the plan, which is never attended."""
         kind, colour, state = image.long().unbind(-1)
-        codes = (kind, colour + self.num_objects, state + self.num_objects + self.num_colours)
+        codes = (kind, colour + NUM_OBJECTS, state + NUM_OBJECTS + NUM_COLOURS)
         cells = self.cell(torch.stack(codes, dim=-1)).sum(-2).movedim(-1, 1)
         for conv in self.convs:
             cells = conv(cells)
