@@ -7,6 +7,7 @@ the site shows comes from a network: formulas become MathML while it is built, a
 from __future__ import annotations
 
 import re
+from collections import Counter
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def modules(app: Any) -> list[str]:
     if app.tags.has("pages_only"):
         return []
     listed = re.findall(r"^  ([\w/]+)\.py ", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    named = [name for name in listed if not name.endswith(("__init__", "cli"))]
+    named = [name for name in listed if not name.endswith(("__init__", "__main__", "cli"))]
     return ["onpath." + name.replace("/", ".") for name in named if (ROOT / "src" / "onpath" / f"{name}.py").exists()]
 
 
@@ -106,15 +107,17 @@ def add_contents(app: Any, page: str, source: list[str]) -> None:
 
 
 # Docstrings are plain text: ``code`` or `code`, `>>>` examples, and lines such as "t: (B,), in [0, 1]."
-FIELD = re.compile(r"^ *((?:`?[a-z][\w.]*`?(?:, )?)+): (.*)$")
+FIELD = re.compile(
+    r"^((?:[a-z]\w*(?:, )?)+|  `\w+`): (.*)$"
+)  # an indented line goes on, or names a value in backquotes
 CODE = re.compile(r"``?([^`]+)``?")
 MARKS = re.compile(r"([*|\\_])")
 
 
 def as_rst(text: str) -> str:
     """Words of a docstring with code in double backquotes and without marks that reStructuredText would obey."""
-    item, text = ("* ", text[2:]) if text.startswith("* ") else ("", text)
-    pieces, place = [item], 0
+    item = re.match(r"( *\* )?", text)[0]
+    pieces, place = [item], len(item)
     for code in CODE.finditer(text):
         pieces += [MARKS.sub(r"\\\1", text[place : code.start()]), f"``{code[1]}``"]
         place = code.end()
@@ -142,22 +145,29 @@ def process_docstring(app: Any, what: str, name: str, thing: Any, options: Any, 
         if in_example or not line.strip():
             written.append(line)
         else:
-            block.append(f"* `{field[1].strip('`')}`: {field[2]}" if field else line.strip())
+            indent = "  " if line.startswith(" ") else ""
+            block.append(f"{indent}* `{field[1].strip(' `')}`: {field[2]}" if field else line.strip())
     close()
     lines[:] = written
 
 
+def process_signature(app: Any, what: str, name: str, thing: Any, options: Any, text: str, returns: str) -> Any:
+    """A field that is made anew for each object has no value to show."""
+    return text and text.replace("<factory>", "..."), returns
+
+
 def link_names(app: Any, tree: nodes.document, page: str) -> None:
-    """Makes `onpath.module.Name` in running text, and the names in the tables of the reference, lead to their docs."""
+    """Makes code that names something public lead to it: `onpath.rng.Key`, `rng.Key`, `Key` if it is the only one."""
     known = app.env.get_domain("py").objects
-    short = {name.rsplit(".", 1)[-1]: name for name, entry in known.items() if entry.objtype in ("class", "exception")}
+    classes = [name for name, entry in known.items() if entry.objtype == "class"]
+    last = Counter(name.rsplit(".", 1)[-1] for name in classes)
+    short = {name.rsplit(".", 1)[-1]: name for name in classes if last[name.rsplit(".", 1)[-1]] == 1}
     for literal in list(tree.findall(nodes.literal)):
         text = literal.astext()
-        name = text if text in known else short.get(text) if page == "reference" else None
+        name = next((name for name in (text, f"onpath.{text}", short.get(text)) if name in known), None)
         if name is None or isinstance(literal.parent, nodes.reference):
             continue
-        entry = known[name]
-        uri = app.builder.get_relative_uri(page, entry.docname) + "#" + entry.node_id
+        uri = app.builder.get_relative_uri(page, known[name].docname) + "#" + known[name].node_id
         link = nodes.reference("", "", internal=True, refuri=uri)
         literal.replace_self(link)
         link += literal
@@ -185,4 +195,5 @@ def setup(app: Any) -> None:
     app.connect("builder-inited", write_api)
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", process_docstring)
+    app.connect("autodoc-process-signature", process_signature)
     app.connect("doctree-resolved", link_names)
