@@ -49,7 +49,7 @@ format: $(STAMP)
 
 # The site works from disk; a warning ends the build.
 docs: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs site
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -E -W --keep-going -b html docs site
 	@echo "open site/index.html"
 
 bench: $(STAMP)

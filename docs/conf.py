@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -164,13 +165,28 @@ def link_names(app: Any, tree: nodes.document, page: str) -> None:
     short = {name.rsplit(".", 1)[-1]: name for name in classes if last[name.rsplit(".", 1)[-1]] == 1}
     for literal in list(tree.findall(nodes.literal)):
         text = literal.astext()
-        name = next((name for name in (text, f"onpath.{text}", short.get(text)) if name in known), None)
+        full = text if text.startswith("onpath.") or "." not in text else f"onpath.{text}"
+        name = full if full in known else short.get(text)
         if name is None or isinstance(literal.parent, nodes.reference):
             continue
         uri = app.builder.get_relative_uri(page, known[name].docname) + "#" + known[name].node_id
-        link = nodes.reference("", "", internal=True, refuri=uri)
+        link = nodes.reference("", "", internal=True, refuri=uri, reftitle=name)
         literal.replace_self(link)
-        link += literal
+        in_table = any(isinstance(parent, nodes.entry) for parent in ancestors(link))
+        link += nodes.literal("", in_few_words(name)) if in_table and known[name].objtype != "module" else literal
+
+
+def ancestors(node: Any) -> Iterator[Any]:
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
+def in_few_words(name: str) -> str:
+    """A name that fits into a table: `UniformGrid`, `Masking.corrupt`, and a function with its module, `rng.bits`."""
+    parts = name.split(".")
+    first = next((index for index, part in enumerate(parts) if part[0].isupper()), len(parts) - 2)
+    return ".".join(parts[first:])
 
 
 def mathml(writer: Any, node: Any, as_block: bool) -> None:
