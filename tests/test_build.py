@@ -14,12 +14,13 @@ import onpath
 from onpath.build import build, device_of, load
 from onpath.config import RunConfig
 from onpath.data.trajectories import FourRoomsExpert
-from onpath.data.trajectory_files import save
+from onpath.data.trajectory_files import Trajectories, save
 from onpath.evaluation.settings import Evaluation
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.records import RunFolder
 from onpath.training import checkpoint
 from onpath.training.trainer import Trainer
+from onpath.types import Batch
 from tiny import settings, tiny, tiny_parts
 
 RECIPES = sorted(Path(str(resources.files("onpath.recipes"))).glob("*.yaml"))
@@ -148,6 +149,43 @@ def test_runs_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint that verifies; train it first"):
         load(folder.path, device="cpu")
     folder = trained(tmp_path / "run")
+def test_every_simulated_mode_is_timed(tmp_path: Path) -> None:
+    trained(tmp_path)
+    modes = ("open@2", "horizon8@2", "closed@1", "open@1/minigrid")
+    rows = load(tmp_path, device="cpu").evaluate(Evaluation(num_tasks=2, modes=modes))
+    timed = {row["mode"] for row in rows if row["metric"].startswith("ms_per_decision")}
+    assert timed == {"open@2", "horizon8@2", "closed@1"}
+
+
+def test_a_run_of_another_image_size_is_not_evaluated_on_fourrooms(tmp_path: Path) -> None:
+    image = torch.ones(20, 9, 8, 3, dtype=torch.uint8)
+    image[..., 1:] = 0
+    for row in range(20):  # a wall makes another maze of each
+        image[row, 1 + row % 7, 1 + row // 7, 0] = 2
+    image[:, 0, 0, 0], image[:, 8, 7, 0] = 8, 10
+    one = torch.ones(20, dtype=torch.int64)
+    save(tmp_path / "own.npz", Trajectories(image, 0 * one, torch.full((20, 2), 2), 2 * one))
+    data = f"data={{kind: trajectories, path: {tmp_path / 'own.npz'}, validation_share: 0.3}}"
+    trained(tmp_path / "run", data, "model={kind: plan_transformer, width: 16, num_heads: 2, depth: 1, convs: 0}")
+    run = load(tmp_path / "run", device="cpu")
+    for measure in (run.evaluate, run.traces):
+        with pytest.raises(ValueError, match=r"\(9, 8, 3\), and .* FourRooms.*\(19, 19, 3\).*\.actor\(\)"):
+            measure()
+    assert run.actor().act({"image": image[0].numpy(), "direction": 0}) in range(7)
+
+
+def test_padding_of_a_demonstration_is_not_told_when_sampling(tmp_path: Path) -> None:
+    trained(tmp_path, "data.padding=zero", "data.length=30")
+    run = load(tmp_path, device="cpu")
+    ids = torch.arange(4)
+    shown = run.parts.source.at_split("validation").examples(ids)
+    assert shown.padding is not None and shown.padding.any()
+    state = run.sample(num_samples=4)
+    assert state.batch.padding is None and (state.revealed_at >= 0).all()
+    own = Batch.of_tokens(shown.x, ids, padding=shown.padding, cond=shown.cond)
+    assert (run.sample(own).revealed_at[shown.padding] == -1).all()  # a batch of one's own keeps what it says
+
+
     with pytest.raises(ValueError, match=r"was trained with .*linear.* but its config.yaml names .*cosine"):
         load(folder.path, device="cpu", overrides=["schedule=cosine"])
     (_, path) = checkpoint.steps_in(folder.checkpoints)[0]

@@ -13,7 +13,7 @@ import torch.nn as nn
 from onpath import rng
 from onpath.config import RunConfig
 from onpath.data.source import ActionSource, Source
-from onpath.envs import minigrid
+from onpath.envs import fourrooms, minigrid
 from onpath.evaluation.arenas import task_set
 from onpath.evaluation.check import Check, ScheduleRow, check_all, schedule_table
 from onpath.evaluation.envs import Mode, Row, evaluate, latency
@@ -180,7 +180,9 @@ class Run:
         parts = self.parts
         if batch is None:
             ids = torch.arange(num_samples, dtype=torch.int64)
-            batch = parts.source.at_split("validation").examples(ids, parts.device)
+            shown = parts.source.at_split("validation").examples(ids, parts.device)
+            # without its padding, which tells how long the answer is
+            batch = Batch.of_tokens(shown.x, shown.ids, given=shown.given, cond=shown.cond)
         key = rng.Key(seed).fold("sample")
         return sample(
             self.denoiser,
@@ -217,10 +219,11 @@ class Run:
     def evaluate(self, settings: Evaluation | None = None, label: str = "") -> list[Row]:
         """Result rows {set, mode, metric, value, ci95, n, step} on FourRooms, by the run's settings or other ones.
 
-        label: added to the name of every mode, to tell results of another sampler apart.
+        label: added to the name of every mode, to tell results of another sampler apart. ValueError for a run that
+        was trained on images of another size.
         """
         settings = settings or self.parts.evaluation
-        policy, device = self.policy(), self.parts.device
+        policy, device = self._fourrooms_policy(), self.parts.device
         modes = [Mode.parse(name) for name in settings.modes]
         # what would otherwise be refused after other modes have been measured
         _ = [mode.of(policy) for mode in modes]
@@ -229,10 +232,21 @@ class Run:
         rows = []
         for name in settings.sets:
             tasks = task_set(name, num_tasks=settings.num_tasks)
+    def _fourrooms_policy(self) -> PlanPolicy:
+        """The run as a planner, where FourRooms looks like what it was trained on."""
+        trained, needed = self.parts.spec.cond.get("image"), (fourrooms.SIDE, fourrooms.SIDE, 3)
+        if trained != needed:
+            raise ValueError(
+                f"run: {self.folder.path} was trained on images of shape {trained}, and an evaluation is on FourRooms, "
+                f"whose images are {needed}: its figures would say nothing about this run. Act in your own "
+                "environment instead, with actor = onpath.load(run).actor() and actor.act(observation)"
+            )
+        return self.policy()
+
             rows += evaluate(policy, tasks, modes, device=device, replay=settings.replay)
             if settings.latency:
-                planned = [mode for mode in modes if not mode.real and mode.replan_every == 1]
-                rows += [row for mode in planned for row in latency(policy, tasks, mode, device=device)]
+                simulated = [mode for mode in modes if not mode.real]
+                rows += [row for mode in simulated for row in latency(policy, tasks, mode, device=device)]
         return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": self.step} for row in rows]
 
     def traces(self, num_tasks: int = 8, label: str = "") -> list[Trace]:
@@ -240,7 +254,7 @@ class Run:
 
         num_tasks: of the first set of the settings. label: as for ``evaluate``.
         """
-        parts = self.parts
+        parts, policy = self.parts, self._fourrooms_policy()
         steps = len(parts.grid.inner(parts.process.schedule)) - 1
         tasks = task_set(parts.evaluation.sets[0], num_tasks=num_tasks)
         made = [trace(self.policy(), tasks, Mode(every, steps), parts.device) for every in (None, 1)]

@@ -11,7 +11,7 @@ from onpath.envs import fourrooms, minigrid
 from onpath.evaluation.arenas import LONG, TaskSet, task_set
 from onpath.evaluation.envs import Episodes, Mode, agreement, episodes, evaluate, latency, summarise
 from onpath.evaluation.policy import Actor
-from onpath.sampling.grids import ExplicitGrid
+from onpath.sampling.grids import ExplicitGrid, UniformGrid
 
 
 def values(rows: list[dict], mode: str) -> dict[str, float]:
@@ -171,6 +171,7 @@ def test_a_mode_needs_a_grid_with_steps() -> None:
     fixed = replace(policy(always([])), grid=ExplicitGrid((1.0, 0.0)))
     with pytest.raises(ValueError, match="ExplicitGrid has a fixed number of steps"):
         Mode.parse("open@4").of(fixed)
+    assert Mode.parse("open@4").of(replace(fixed, grid=UniformGrid(9))).grid == UniformGrid(4)
 
 
 def test_latency_rows() -> None:

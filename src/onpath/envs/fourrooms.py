@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from onpath.envs.gridworld import Agents, Worlds
@@ -141,6 +141,10 @@ def _draw(key: Key, ids: Int64[Tensor, "B"], highs: tuple[int, int]) -> tuple[In
     return words[:, 0] * highs[0] >> 32, words[:, 1] * highs[1] >> 32
 
 
-def reward(num_steps: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """fp64 reward for reaching the goal with the `num_steps`-th action: 1 - 0.9 t / 100."""
-    return 1 - 0.9 * num_steps.double() / MAX_STEPS
+def reward(num_steps: Int64[Tensor, "B"], max_steps: int = MAX_STEPS) -> Float64[Tensor, "B"]:
+    """The reward for reaching the goal with the `num_steps`-th of `max_steps` actions. Source: MiniGrid's ``_reward``.
+
+    >>> reward(torch.tensor([1, 100]))
+    tensor([0.9910, 0.1000], dtype=torch.float64)
+    """
+    return 1 - 0.9 * (num_steps.double() / max_steps)

@@ -105,7 +105,8 @@ class Simulation:
         )
         reached = gridworld.at_goal(worlds, after)
         bumped = (action == FORWARD) & (before.position == after.position).all(-1)
-        return Outcome(reached, bumped, reached.double() * (1.0 - 0.9 * (self.num_steps / self.max_steps)))
+        reward = fourrooms.reward(torch.full_like(action, self.num_steps), self.max_steps)
+        return Outcome(reached, bumped, reward * reached)
 
 
 class RealFourRooms:

@@ -103,16 +103,10 @@ class Mode:
         return f"{kind}@{self.steps}{warm}{'/minigrid' if self.real else ''}"
 
     def of(self, policy: PlanPolicy) -> PlanPolicy:
-        """`policy` in this mode; its grid must have `steps`."""
-        if "steps" not in {f.name for f in fields(policy.grid)}:  # pyright: ignore[reportArgumentType]
-            raise ValueError(
-                f"mode {self.name}: {type(policy.grid).__name__} has a fixed number of steps; evaluate with the "
-                "uniform or the even grid"
-            )
-        grid: Any = policy.grid
+        """`policy` in this mode; ValueError where its grid has a fixed number of steps."""
         return replace(
             policy,
-            grid=replace(grid, steps=self.steps),
+            grid=policy.grid.with_steps(self.steps),
             replan_every=self.replan_every,
             warm_start=self.warm_start,
         )
@@ -197,7 +191,8 @@ def latency(
 ) -> list[Row]:
     """Milliseconds of a decision that plans, after warm-up, by batch size: p50 and p95 over `repeats` calls.
 
-    A call for B episodes counts as B decisions; a forward is one denoising step of the call, divided alike.
+    It is the first decision of an episode, which plans in every mode. A call for B episodes counts as B decisions; a
+    forward is one denoising step of the call, divided alike.
     """
     policy = mode.of(policy)
     rows = []

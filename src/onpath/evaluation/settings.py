@@ -12,8 +12,9 @@ class Evaluation:
 
     sets: `train` layouts, `test` for layouts never trained on, `long` for those of 22 steps or more among the latter.
     num_tasks: tasks of each set. modes: names as ``evaluation.envs.Mode`` reads them: open@40, closed@10,
-    horizon8@10+warm0.5, with /minigrid for the real environment. latency: whether decisions are timed as well. replay:
-    whether the episodes of the simulator are walked again in the real environment, which must give the same outcome.
+    horizon8@10+warm0.5, with /minigrid for the real environment. latency: whether the planning of every mode in the
+    simulator is timed as well. replay: whether the episodes of the simulator are walked again in the real environment,
+    which must give the same outcome.
     """
 
     sets: tuple[Literal["train", "test", "long"], ...] = ("test",)

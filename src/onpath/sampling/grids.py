@@ -25,6 +25,13 @@ class Grid(ABC):
         after = (DATA,) if at_data < 1 else ()
         return (*before, *self.inner(schedule), *after)
 
+    def with_steps(self, steps: int) -> Grid:
+        """The same kind of grid with so many steps; ValueError where their number is fixed."""
+        raise ValueError(
+            f"grid: {type(self).__name__} has a fixed number of steps and cannot take {steps}; use the uniform or the "
+            "even grid"
+        )
+
 
 @dataclass(frozen=True)
 class UniformGrid(Grid):
@@ -43,6 +50,9 @@ class UniformGrid(Grid):
     def inner(self, schedule: Schedule) -> tuple[float, ...]:
         return (*(1.0 - step / self.steps for step in range(self.steps)), 0.0)
 
+    def with_steps(self, steps: int) -> UniformGrid:
+        return UniformGrid(steps)
+
 
 @dataclass(frozen=True)
 class EvenGrid(Grid):
@@ -57,6 +67,9 @@ class EvenGrid(Grid):
         at_data, at_noise = schedule.end_points()
         alphas = torch.linspace(at_noise, at_data, self.steps + 1, dtype=torch.float64)
         return (1.0, *schedule.t_of(alphas[1:-1]).tolist(), 0.0)
+
+    def with_steps(self, steps: int) -> EvenGrid:
+        return EvenGrid(steps)
 
 
 @dataclass(frozen=True)
