@@ -160,9 +160,9 @@ class RunFolder:
         write_atomically(self.path / "evaluation.json", json.dumps(list(merged.values()), indent=1) + "\n")
 
     def evaluation(self) -> list[dict[str, Any]]:
-        """The rows of evaluation.json, none where there is no such file."""
+        """The rows of evaluation.json, none where there is no such file; ValueError where it holds something else."""
         path = self.path / "evaluation.json"
-        return json.loads(path.read_text()) if path.exists() else []
+        return _rows(path, path.read_text()) if path.exists() else []
 
     def write_traces(self, traces: Sequence[Trace]) -> None:
         """Writes samples/traces.jsonl: those of the same (set, mode, task) are replaced, others of this step kept."""
@@ -172,12 +172,24 @@ class RunFolder:
         write_atomically(self._traces, "".join(json.dumps(row) + "\n" for row in merged.values()))
 
     def traces(self) -> list[dict[str, Any]]:
-        """The traces of samples/traces.jsonl as plain data, fields as in ``Trace``."""
-        return [json.loads(line) for line in self._traces.read_text().splitlines()] if self._traces.exists() else []
+        """The traces of samples/traces.jsonl as plain data, fields as in ``Trace``; ValueError for something else."""
+        path = self._traces
+        return _rows(path, f"[{','.join(path.read_text().splitlines())}]") if path.exists() else []
 
     @property
     def _traces(self) -> Path:
         return self.path / "samples" / "traces.jsonl"
+
+
+def _rows(path: Path, text: str) -> list[dict[str, Any]]:
+    """A JSON list of objects; ValueError, naming the file, where it is none."""
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it and run onpath evaluate again") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} does not hold objects; delete it and run onpath evaluate again")
+    return rows
 
 
 def write_atomically(path: Path, text: str) -> None:

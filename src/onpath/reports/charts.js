@@ -41,7 +41,7 @@ function short(value) {
 function ticks(low, high, about) {
   const raw = (high - low) / Math.max(1, about);
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= raw * 0.999);
+  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= raw * 0.7);
   const found = [];
   for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n++) found.push(+(n * step).toPrecision(12));
   return found;
@@ -49,9 +49,9 @@ function ticks(low, high, about) {
 
 function logTicks(low, high) {
   const found = [];
-  const wide = Math.log10(high / low) > 2.2;
+  const wide = Math.log10(high / low) > 1.7;
   for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
-    for (const n of wide ? [1] : [1, 2, 5]) {
+    for (const n of Math.log10(high / low) > 4.2 ? [1] : wide ? [1, 3] : [1, 2, 5]) {
       const value = n * 10 ** power;
       if (value >= low * 0.999 && value <= high * 1.001) found.push(+value.toPrecision(3));
     }
@@ -75,8 +75,9 @@ function extent(values, log) {
   return [low, high];
 }
 
-// spec: {title, unit, series: [{label, run, points, xs, ys}], x: {label, low, high}, y: {low, high}, log, marks, extra}
-// Returns a figure that draws itself again when its width changes.
+// spec: {title, unit, series, x: {label, low, high}, y: {low, high}, log, mayLog, height, marks, keys, fine, rest}
+// series: [{label, run, xs, ys, thin, dots, bars, neutral}]; rest: the x whose values stand in the legend while nothing
+// is pointed at, the last one of each series by default, null for none. Draws itself again when its width changes.
 function chart(spec) {
   const plot = draw("svg", { class: "plot", role: "img", tabindex: "0" });
   const readout = make("ul", { class: "legend" });
@@ -93,8 +94,9 @@ function chart(spec) {
     plot.setAttribute("aria-label", summary(spec));
     plot.replaceChildren(...geometry.frame, ...spec.series.flatMap((one) => line(one, geometry)), ...marks(spec, geometry));
     if (chosen !== null) plot.append(draw("line", { class: "cross", x1: geometry.x.at(chosen), x2: geometry.x.at(chosen), y1: geometry.top, y2: geometry.bottom }));
-    readout.replaceChildren(...spec.series.map((one) => entry(one, chosen)), ...(spec.keys || []));
-    if (chosen !== null) readout.prepend(make("li", {}, `${spec.x.label} `, make("b", {}, figure(chosen))));
+    const told = chosen === null ? spec.rest : chosen;
+    readout.replaceChildren(...spec.series.map((one) => entry(one, told)), ...(spec.keys || []));
+    if (told !== null && told !== undefined) readout.prepend(make("li", {}, `${spec.x.label} `, make("b", {}, figure(told))));
   };
   const choose = (x) => { chosen = x; render(); };
   const nearest = (event) => {
@@ -128,7 +130,8 @@ function layout(spec, width, height) {
   const pad = log ? 0 : (high - low) * 0.06;
   const rows = log ? logTicks(low, high) : ticks(low, high, 4);
   const left = 14 + 7 * Math.max(2, ...rows.map((tick) => short(tick).length));
-  const top = 14 + (spec.marks && spec.marks.length ? 16 : 0), bottom = height - 26, right = width - 12;
+  const lines = (spec.marks || []).filter((mark) => mark.label).length, ticked = (spec.marks || []).some((mark) => mark.tick !== undefined);
+  const top = 12 + 15 * lines + (ticked ? 14 : 0), bottom = height - 40, right = width - 14;
   const y = log ? scale(low / 1.06, high * 1.06, bottom, top, true)
     : scale(spec.y && spec.y.low !== undefined ? low : low - pad, spec.y && spec.y.high !== undefined ? high : high + pad, bottom, top, false);
   const x = scale(spec.x.low, spec.x.high, left, right, false);
@@ -138,12 +141,11 @@ function layout(spec, width, height) {
     frame.push(draw("text", { x: left - 7, y: y.at(tick) + 4, "text-anchor": "end" }, short(tick)));
   }
   const places = ticks(spec.x.low, spec.x.high, Math.max(2, Math.floor((right - left) / 80)));
-  places.forEach((tick, index) => {
-    const last = index === places.length - 1;
+  for (const tick of places) {
     frame.push(draw("line", { class: "base", x1: x.at(tick), x2: x.at(tick), y1: bottom, y2: bottom + 4 }));
-    const words = last ? `${spec.x.label} ${short(tick)}` : short(tick);
-    frame.push(draw("text", { x: last ? Math.min(right, x.at(tick) + 12) : x.at(tick), y: bottom + 18, "text-anchor": last ? "end" : "middle" }, words));
-  });
+    frame.push(draw("text", { x: x.at(tick), y: bottom + 17, "text-anchor": "middle" }, short(tick)));
+  }
+  frame.push(draw("text", { x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle" }, spec.x.label));
   frame.push(draw("line", { class: "base", x1: left, x2: right, y1: bottom, y2: bottom }));
   return { x, y, left, right, top, bottom, height, frame };
 }
@@ -164,11 +166,11 @@ function line(one, { x, y, bottom }) {
     return found;
   }
   const path = spots.map(([a, b], index) => `${index ? "L" : "M"}${a.toFixed(1)} ${b.toFixed(1)}`).join("");
-  found.push(draw("path", { class: `s s${one.run % 6}`, d: path, "stroke-width": one.thin ? 1.4 : 2 }));
+  found.push(draw("path", { class: `s ${look(one)}`, d: path, "stroke-width": one.thin ? 1.4 : 2 }));
   if (one.dots || spots.length === 1) {
     const every = Math.max(1, Math.ceil(spots.length / 24));
     spots.forEach(([a, b], index) => {
-      if ((spots.length - 1 - index) % every === 0) found.push(draw("circle", { class: `dot s${one.run % 6}`, cx: a, cy: b, r: 3.2 }));
+      if ((spots.length - 1 - index) % every === 0) found.push(draw("circle", { class: `dot ${look(one)}`, cx: a, cy: b, r: 3.2 }));
     });
   }
   return found;
@@ -177,35 +179,37 @@ function line(one, { x, y, bottom }) {
 // Marks are {x, label} for a vertical line, {x, y} for an asked-at circle, {tick: x} for a tick on the axis.
 function marks(spec, { x, y, left, right, top, bottom }) {
   const found = [];
-  let taken = [];
+  let line = 0;
   for (const mark of spec.marks || []) {
     if (mark.y !== undefined) found.push(draw("circle", { class: "ask", cx: x.at(mark.x), cy: y.at(mark.y), r: 4 }));
     else if (mark.tick !== undefined) found.push(draw("line", { class: "tick", x1: x.at(mark.tick), x2: x.at(mark.tick), y1: top - 12, y2: top - 3 }));
     else {
       const at = Math.min(right, Math.max(left, x.at(mark.x)));
-      found.push(draw("line", { class: "mark", x1: at, x2: at, y1: top - 4, y2: bottom }));
-      const end = at > (left + right) / 2;
-      if (!taken.some((other) => Math.abs(other - at) < 40)) {
-        found.push(draw("text", { class: "marktext", x: at + (end ? 4 : -4), y: top - 9, "text-anchor": end ? "end" : "start" }, mark.label));
-      }
-      taken.push(at);
+      const end = at > (left + right) / 2, height = 13 + 15 * line;
+      found.push(draw("line", { class: "mark", x1: at, x2: at, y1: height - 9, y2: bottom }));
+      found.push(draw("text", { class: "marktext", x: at + (end ? -5 : 5), y: height, "text-anchor": end ? "end" : "start" }, mark.label));
+      line += 1;
     }
   }
   return found;
 }
 
+function look(one) {
+  return one.neutral ? "sn" : `s${one.run % 6}`;
+}
+
 function keyOf(one) {
   const sample = draw("svg", { class: "key", viewBox: "0 0 28 10", "aria-hidden": "true" });
   if (one.bars) sample.append(draw("rect", { class: `barfill f${one.run % 6}`, x: 4, y: 1, width: 20, height: 9 }));
-  else sample.append(draw("line", { class: `s s${one.run % 6}`, x1: 1, x2: 27, y1: 5, y2: 5, "stroke-width": one.thin ? 1.4 : 2 }));
-  if (one.dots) sample.append(draw("circle", { class: `dot s${one.run % 6}`, cx: 14, cy: 5, r: 3.2 }));
+  else sample.append(draw("line", { class: `s ${look(one)}`, x1: 1, x2: 27, y1: 5, y2: 5, "stroke-width": one.thin ? 1.4 : 2 }));
+  if (one.dots) sample.append(draw("circle", { class: `dot ${look(one)}`, cx: 14, cy: 5, r: 3.2 }));
   return sample;
 }
 
 function entry(one, chosen) {
   const known = one.ys.map((value, index) => [one.xs[index], value]).filter(([, value]) => value !== null);
-  const wanted = chosen === null ? (one.bars ? null : known.at(-1)) : known.findLast(([x]) => x <= chosen) || null;
-  const text = wanted && !(chosen !== null && wanted[0] < chosen - (one.reach ?? Infinity)) ? figure(wanted[1]) : "";
+  const wanted = chosen === undefined ? known.at(-1) : chosen === null ? null : known.findLast(([x]) => x <= chosen);
+  const text = wanted ? figure(wanted[1]) : "";
   return make("li", {}, keyOf(one), `${one.label} `, make("b", {}, text));
 }
 

@@ -114,11 +114,10 @@ def _columns(rows: list[dict[str, Any]], most: int) -> tuple[dict[str, dict[str,
 def _held(read_file: Callable[[], list[Any]], file: str, path: Path, notes: list[Note]) -> list[Any]:
     """What `read_file` holds; a file that cannot be read becomes a note."""
     try:
-        held = read_file()
+        return read_file()
     except (OSError, ValueError) as error:
         notes.append(Note(f"{file} cannot be read ({error}).", f"onpath evaluate {path}"))
         return []
-    return [row for row in held if isinstance(row, dict)] if isinstance(held, list) else []
 
 
 def _environment(folder: RunFolder, notes: list[Note]) -> dict[str, Any]:

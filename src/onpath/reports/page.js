@@ -44,13 +44,13 @@ function live() {
 
 const FIRST = ["loss", "nelbo_per_token", "accuracy", "masked_share", "learning_rate", "examples_per_second", "gradient_norm"];
 const SPELLED = {
-  loss: ["Loss", "as trained, the mean over masked tokens or the bound"], nelbo_per_token: ["NELBO", "nats per token, a bound"],
-  nelbo: ["NELBO of an example", "nats, a bound"], accuracy: ["Accuracy", "share of masked tokens predicted"],
+  loss: ["Loss", "that which is minimised"], nelbo_per_token: ["NELBO", "nats per token, a bound"],
+  accuracy: ["Accuracy", "share of masked tokens predicted"],
   masked_share: ["Masked share", "mean over examples"], learning_rate: ["Learning rate", ""],
   examples_per_second: ["Rate", "examples per second"], gradient_norm: ["Gradient norm", "before clipping"],
   masked_cross_entropy: ["Masked cross-entropy", "nats per masked token"],
 };
-const HIDDEN = ["step", "seconds", "num_masked"];
+const HIDDEN = ["step", "seconds", "num_masked", "nelbo"];
 
 function spelled(name) {
   return SPELLED[name] || [name.replaceAll("_", " "), ""];
@@ -82,7 +82,7 @@ function curves() {
   }
   const chips = [["linear", "Linear"], ["log", "Logarithmic"]].map(([value, words]) => make("label", { class: "chip" },
     make("input", { type: "radio", name: "curve-scale", value, checked: value === "log", onchange: () => made.forEach((one) => one.setLog(value === "log")) }), make("span", {}, words)));
-  tools.append(make("fieldset", { class: "group" }, make("legend", {}, "Values"), ...chips), make("span", { class: "muted" }, "Plain lines are of training, dotted ones of validation."));
+  tools.append(make("fieldset", { class: "group" }, make("legend", {}, "Values"), ...chips), make("span", { class: "muted" }, "Lines with circles are of validation, the others of training."));
   if (runs.some((run) => run.every > 1)) tools.append(make("span", { class: "muted" }, `Thinned: each ${Math.max(...runs.map((run) => run.every))}th row is shown.`));
   holder.append(...made);
 }
@@ -98,10 +98,26 @@ function groups(runs, keyOfRun) {
 }
 
 function mark(kind, words) {
-  const sample = draw("svg", { class: "key plot", viewBox: "0 0 28 10", "aria-hidden": "true" });
+  const sample = draw("svg", { class: "key", viewBox: "0 0 28 10", "aria-hidden": "true" });
   if (kind === "ask") sample.append(draw("circle", { class: "ask", cx: 14, cy: 5, r: 3.8 }));
   if (kind === "tick") sample.append(draw("line", { class: "tick", x1: 14, x2: 14, y1: 0, y2: 10 }));
   return make("li", {}, sample, words);
+}
+
+// Where training stands, and which weights were measured: one mark for each step at which any run does.
+function stagesOf(runs) {
+  const found = new Map();
+  const note = (step, words, name) => {
+    if (!step) return;
+    const key = `${step}|${words}`;
+    if (!found.has(key)) found.set(key, { x: step, words, names: [] });
+    found.get(key).names.push(name);
+  };
+  for (const run of runs) {
+    note(run.step, run.step < run.num_steps ? "training is here" : "training ended", run.name);
+    note(run.evaluation.map((row) => row.step).find(Number.isFinite), "weights that sampled", run.name);
+  }
+  return [...found.values()].sort((a, b) => a.x - b.x).map(({ x, words, names }) => ({ x, label: runs.length > 1 ? `${names.join(", ")}: ${words}` : words }));
 }
 
 function schedules() {
@@ -112,22 +128,19 @@ function schedules() {
     holder.append(chart({
       title: `Schedule: ${members[0][0].kinds.schedule}`, unit: whose, x: { label: "t", low: 0, high: 1 }, y: { low: 0, high: 1 }, height: 250,
       series: [{ label: "mask share", run: 0, xs: t, ys: mask_share }, { label: "alpha", run: 1, xs: t, ys: alpha, thin: true }],
-      marks: grid.map((at) => ({ x: at.t, y: at.mask_share })), keys: [mark("ask", `the sampler's ${grid.length - 1} steps`)],
+      rest: null, marks: grid.map((at) => ({ x: at.t, y: at.mask_share })), keys: [mark("ask", `the sampler's grid, ${grid.length - 1} steps`)],
       fine: grid.some((at) => at.pure) ? "The schedule has bounds, so the sampler also steps from and to the pure states, drawn at the ends." : "",
     }));
   }
   for (const members of groups(report.runs.filter((run) => run.ramps.length), (run) => run.ramps)) {
     const whose = report.runs.length > 1 ? `of ${members.map(([run]) => run.name).join(", ")}` : "";
-    const stages = members.flatMap(([run]) => [
-      run.step && run.step < run.num_steps ? { x: run.step, label: members.length > 1 ? `${run.name} now` : "training now" } : null,
-      run.evaluation.length && run.evaluation[0].step ? { x: run.evaluation[0].step, label: members.length > 1 ? `${run.name} measured` : "weights measured" } : null,
-    ]).filter(Boolean);
+    const stages = stagesOf(members.map(([run]) => run));
     const parents = Map.groupBy ? Map.groupBy(members[0][0].ramps, (ramp) => ramp.path.split(".").slice(0, -1).join(".")) : new Map(members[0][0].ramps.map((ramp) => [ramp.path, [ramp]]));
     for (const [parent, parts] of parents) {
       const end = parts[0].steps.at(-1);
       const share = parts.every((part) => part.values.every((value) => value >= 0 && value <= 1)) && !parent.includes("optimizer");
       holder.append(chart({
-        title: parts.length > 1 || share ? `Ramps: ${parent}` : `Ramp: ${parts[0].path}`, unit: whose, x: { label: "step", low: 0, high: end }, height: 250,
+        title: parts.length > 1 || share ? `Ramps: ${parent}` : `Ramp: ${parts[0].path}`, unit: whose, x: { label: "step", low: 0, high: end }, height: 250, rest: members.length === 1 ? members[0][0].step : null,
         y: share ? { low: 0, high: 1 } : { low: 0 }, marks: stages,
         series: parts.map((part, index) => ({ label: part.path.split(".").at(-1).replaceAll("_", " "), run: index, xs: part.steps, ys: part.values })),
         fine: share && parts.every((part) => part.values.every((value) => value === part.values[0])) ? "Constant: no ramp is set here." : "",
@@ -144,7 +157,11 @@ function shares() {
     if (!found) return;
     const sum = (counts) => counts.reduce((a, b) => a + b, 0);
     const total = found.counts[0].map((_, bin) => sum(found.counts.map((counts) => counts[bin])));
-    const all = sum(total), now = found.counts.at(-1), bins = total.length;
+    const all = sum(total), bins = total.length;
+    const parts = (counts) => counts.map((count) => count / sum(counts));
+    const [first, now] = [parts(found.counts[0]), parts(found.counts.at(-1))];
+    const moved = sum(first.map((share, bin) => Math.abs(share - now[bin]))) / 2 > 0.15;
+    const stage = (step, ys) => ({ label: `step ${figure(step + 1)}`, run: index, xs, ys, neutral: true, dots: step > 0 });
     const xs = total.map((_, bin) => +((bin + 0.5) / bins).toFixed(6));
     const logged = (run.metrics.train?.masked_share || []).filter((value) => value !== null);
     const asked = (run.schedule?.grid || []).slice(0, -1).map((at) => ({ tick: at.mask_share }));
@@ -152,9 +169,10 @@ function shares() {
     holder.append(chart({
       title: run.name, unit: "share of the states trained on", x: { label: "masked share", low: 0, high: 1 }, y: { low: 0 }, height: 230, marks: asked,
       series: [
-        { label: `all steps so far`, run: index, xs, ys: total.map((count) => count / all), bars: { width: 1 / bins, index: 0, of: 1 } },
-        { label: `step ${figure(found.steps.at(-1) + 1)}`, run: index + 1, xs, ys: now.map((count) => count / sum(now)), thin: true, dots: true },
+        { label: "all steps so far", run: index, xs, ys: total.map((count) => count / all), bars: { width: 1 / bins, index: 0, of: 1 } },
+        ...(moved ? [stage(found.steps[0], first), stage(found.steps.at(-1), now)] : []),
       ],
+      rest: null,
       keys: [mark("tick", "the sampler asks the network here")],
       fine: `Drawn again from seed, step and example by the run's own objective: ${figure(found.num_states)} states of ${found.steps.length} evenly spaced steps.${mean}`,
     }));

@@ -68,16 +68,15 @@ def _drawn(data: Mapping[str, Any], step: int, notes: list[Note]) -> dict[str, A
         "kinds": dict(drawings.kinds(config)),
         "settings": drawings.settings(config),
         "schedule": drawings.schedule_curve(config.schedule.make(), config.grid.make()),
+        "num_steps": 0,
     }
     try:
         states = drawings.States.of(config)
-        num_steps = states.num_steps
-        told |= {"num_steps": num_steps, "ramps": drawings.ramps(config, num_steps)}
-        if step:
-            told["mask_shares"] = states.mask_shares(step)
+        told["num_steps"] = states.num_steps
+        told["mask_shares"] = states.mask_shares(step) if step else None
     except Exception as error:  # the data of a dead run may be gone
-        notes.append(Note(f"The training states cannot be drawn again ({error})."))
-    return told
+        notes.append(Note(f"The states of training cannot be drawn again ({error})."))
+    return told | {"ramps": drawings.ramps(config, told["num_steps"] or max(step, 1))}
 
 
 def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
@@ -86,7 +85,7 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": _duration, "figure": _figure}
+    environment.filters |= {"duration": _duration, "figure": _figure, "share": _share}
     script = "\n".join(_part(name) for name in ("charts.js", "plans.js", "page.js"))
     style = _part("page.css")
     data = json.dumps({"format": 1, "runs": runs, "reload": RELOAD_SECONDS if live else 0}, allow_nan=False)
@@ -96,6 +95,7 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
         reload=RELOAD_SECONDS,
         written=contents.now(),
         results=results(runs),
+        comparison=comparison(runs),
         style=style,
         script=script,
         data=_inert(data),
@@ -134,6 +134,29 @@ def results(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return tables
 
 
+def comparison(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of all runs side by side: {path, values, default, shown, differ}, a value None where it is absent.
+
+    shown: some run departs from the default, or has none; differ: the runs do not agree.
+    """
+    understood = [run for run in runs if run["settings"]]
+    found = [{row["path"]: row for row in run["settings"]} for run in understood]
+    rows = []
+    for path in dict.fromkeys(path for settings in found for path in settings):
+        held = [settings.get(path) for settings in found]
+        values = [row and row["value"] for row in held]
+        rows.append(
+            {
+                "path": path,
+                "values": values,
+                "default": next(row["default"] for row in held if row),
+                "shown": any(row["differs"] for row in held if row),
+                "differ": len(set(values)) > 1,
+            }
+        )
+    return {"runs": [run["name"] for run in understood], "rows": rows}
+
+
 def _interval(row: Mapping[str, Any]) -> list[float]:
     interval = row.get("ci95")
     if isinstance(interval, list) and len(interval) == 2 and all(isinstance(end, int | float) for end in interval):
@@ -163,6 +186,12 @@ def _duration(seconds: float) -> str:
 
 def _figure(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, int | float) else "–"
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    """A share with as many digits as its tasks can tell apart."""
+    size = row.get("n")
+    return f"{row['value']:.4f}" if isinstance(size, int) and size > 1000 else f"{row['value']:.3f}"
 
 
 def _inert(data: str) -> str:
