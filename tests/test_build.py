@@ -142,13 +142,6 @@ def test_evaluation_rows(tmp_path: Path) -> None:
     json.dumps(rows)
 
 
-def test_runs_that_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a run"):
-        load(tmp_path / "nothing")
-    folder = RunFolder.create(tmp_path / "fresh", tiny().as_dict())
-    with pytest.raises(ValueError, match="no checkpoint that verifies; train it first"):
-        load(folder.path, device="cpu")
-    folder = trained(tmp_path / "run")
 def test_every_simulated_mode_is_timed(tmp_path: Path) -> None:
     trained(tmp_path)
     modes = ("open@2", "horizon8@2", "closed@1", "open@1/minigrid")
@@ -186,6 +179,13 @@ def test_padding_of_a_demonstration_is_not_told_when_sampling(tmp_path: Path) ->
     assert (run.sample(own).revealed_at[shown.padding] == -1).all()  # a batch of one's own keeps what it says
 
 
+def test_runs_that_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a run"):
+        load(tmp_path / "nothing")
+    folder = RunFolder.create(tmp_path / "fresh", tiny().as_dict())
+    with pytest.raises(ValueError, match="no checkpoint that verifies; train it first"):
+        load(folder.path, device="cpu")
+    folder = trained(tmp_path / "run")
     with pytest.raises(ValueError, match=r"was trained with .*linear.* but its config.yaml names .*cosine"):
         load(folder.path, device="cpu", overrides=["schedule=cosine"])
     (_, path) = checkpoint.steps_in(folder.checkpoints)[0]

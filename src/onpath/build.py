@@ -216,6 +216,17 @@ class Run:
         """The run as a policy for one Gymnasium environment: ``action = actor.act(observation)``."""
         return Actor(self.policy(), self.parts.device)
 
+    def _fourrooms_policy(self) -> PlanPolicy:
+        """The run as a planner, where FourRooms looks like what it was trained on."""
+        trained, needed = self.parts.spec.cond.get("image"), (fourrooms.SIDE, fourrooms.SIDE, 3)
+        if trained != needed:
+            raise ValueError(
+                f"run: {self.folder.path} was trained on images of shape {trained}, and an evaluation is on FourRooms, "
+                f"whose images are {needed}: its figures would say nothing about this run. Act in your own "
+                "environment instead, with actor = onpath.load(run).actor() and actor.act(observation)"
+            )
+        return self.policy()
+
     def evaluate(self, settings: Evaluation | None = None, label: str = "") -> list[Row]:
         """Result rows {set, mode, metric, value, ci95, n, step} on FourRooms, by the run's settings or other ones.
 
@@ -232,17 +243,6 @@ class Run:
         rows = []
         for name in settings.sets:
             tasks = task_set(name, num_tasks=settings.num_tasks)
-    def _fourrooms_policy(self) -> PlanPolicy:
-        """The run as a planner, where FourRooms looks like what it was trained on."""
-        trained, needed = self.parts.spec.cond.get("image"), (fourrooms.SIDE, fourrooms.SIDE, 3)
-        if trained != needed:
-            raise ValueError(
-                f"run: {self.folder.path} was trained on images of shape {trained}, and an evaluation is on FourRooms, "
-                f"whose images are {needed}: its figures would say nothing about this run. Act in your own "
-                "environment instead, with actor = onpath.load(run).actor() and actor.act(observation)"
-            )
-        return self.policy()
-
             rows += evaluate(policy, tasks, modes, device=device, replay=settings.replay)
             if settings.latency:
                 simulated = [mode for mode in modes if not mode.real]
@@ -257,7 +257,7 @@ class Run:
         parts, policy = self.parts, self._fourrooms_policy()
         steps = len(parts.grid.inner(parts.process.schedule)) - 1
         tasks = task_set(parts.evaluation.sets[0], num_tasks=num_tasks)
-        made = [trace(self.policy(), tasks, Mode(every, steps), parts.device) for every in (None, 1)]
+        made = [trace(policy, tasks, Mode(every, steps), parts.device) for every in (None, 1)]
         return [replace(one, mode=f"{one.mode} {label}".strip(), step=self.step) for some in made for one in some]
 
 
