@@ -67,7 +67,7 @@ def test_validation_reports_a_bound_beside_a_loss_that_is_none() -> None:
     (bound,) = tiny_parts("objective=masked_cross_entropy").job().bounds
     assert isinstance(bound, ContinuousNELBO)
     (bound,) = tiny_parts("objective=masked_cross_entropy", "schedule.alpha_min=0.1").job().bounds
-    assert isinstance(bound, TrajectoryNELBO) and bound.steps_per_example == 0
+    assert isinstance(bound, TrajectoryNELBO) and bound.steps_per_example == 8  # of the 11 of the walk
 
 
 def test_devices() -> None:
@@ -86,6 +86,13 @@ def test_devices() -> None:
         (["evaluation.modes=[opn@1]"], "mode: 'opn@1' is not one"),
         (["training.steps=0", "training.epochs=2"], "never end; set steps"),
         (["data={kind: trajectories, path: nothing.npz}"], "nothing.npz"),
+        (["evaluation.modes=[open@2+warm0.5]"], "warm_start is set in open loop"),
+        (["evaluation.modes=[horizon41@2]"], "replan_every is 41"),
+        (["grid={kind: explicit, points: [1.0, 0.5, 0.0]}"], "fixed number of steps"),
+        (
+            ["objective={kind: masked_cross_entropy, high: {kind: linear, start: 0.3, end: 1, steps: 9}}"],
+            "objective.high",
+        ),
     ],
 )
 def test_what_cannot_train_is_refused_before_it_trains(overrides: list[str], message: str) -> None:
@@ -186,7 +193,7 @@ def test_runs_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint that verifies; train it first"):
         load(folder.path, device="cpu")
     folder = trained(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"was trained with .*linear.* but its config.yaml names .*cosine"):
+    with pytest.raises(ValueError, match=r"was trained with schedule .*linear.*the config now says .*cosine"):
         load(folder.path, device="cpu", overrides=["schedule=cosine"])
     (_, path) = checkpoint.steps_in(folder.checkpoints)[0]
     (path / "average.safetensors").write_bytes(b"")
@@ -233,3 +240,16 @@ def test_validation_keeps_every_condition() -> None:
     validated = parts.job().validated
     assert isinstance(validated, ContinuousNELBO) and validated.condition_dropout == 0.0
     assert validated.masks == parts.objective.masks  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_trained_policy_needs_its_demonstrations_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "own.npz"
+    save(path, FourRoomsExpert().record(torch.arange(60)))
+    parts = tiny_parts(f"data={{kind: trajectories, path: {path}, validation_share: 0.3}}")
+    folder = RunFolder.create(tmp_path / "run", parts.config.as_dict())
+    parts.trainer.fit(parts.job(), folder)
+    path.unlink()
+    run = load(folder.path, device="cpu")
+    assert {row["metric"] for row in run.evaluate()} >= {"success", "spl"}
+    with pytest.raises(ValueError, match=r"own\.npz"):
+        run.sample()

@@ -35,7 +35,7 @@ def tiny_job(parts: Parts) -> Job:
         source=parts.source,
         validation=parts.source.at_split("validation"),
         seed=parts.seed,
-        identity={"schedule": parts.config.schedule.as_dict()},
+        identity=parts.identity,
     )
 
 

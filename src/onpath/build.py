@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,20 +22,20 @@ from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.evaluation.settings import Evaluation
 from onpath.evaluation.traces import trace
 from onpath.objectives.base import Objective
-from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.processes.masking import Masking
+from onpath.ramps import Ramp
 from onpath.records import RunFolder, Trace
-from onpath.sampling.counts import ScheduleCount
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, State, sample
-from onpath.sampling.unmasking import Unmasking
 from onpath.training import checkpoint
 from onpath.training.distributed import local_gpu
+from onpath.training.reporter import require_tensorboard
 from onpath.training.trainer import Job, Trainer
 from onpath.types import Batch, Calibrated, Denoiser, Spec
 
 _CALIBRATION_EXAMPLES = 8192
+_BOUND_STEPS = 8  # steps of the sampler's walk that validation draws for each example
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Parts:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must share with the config that it is loaded for: the schedule."""
-        return {"schedule": self.config.schedule.as_dict()}
+        """What a checkpoint must share with the config that it is loaded for, as JSON."""
+        spec = json.loads(json.dumps(asdict(self.spec)))
+        return {"schedule": self.config.schedule.as_dict(), "seed": self.seed, "spec": spec}
 
     def job(self) -> Job:
         """What the trainer is given; the network's input statistics are taken from the training data first."""
@@ -68,7 +70,7 @@ class Parts:
         return Job(
             model=self.model,
             objective=self.objective,
-            validated=self._validated(),
+            validated=self.objective.conditional(),
             source=self.source,
             validation=self.source.at_split("validation"),
             seed=self.seed,
@@ -78,38 +80,41 @@ class Parts:
             config=self.config.as_dict(),
         )
 
+    def policy(self, denoiser: Denoiser) -> PlanPolicy:
+        """A network of this run as a planner of actions."""
+        if not isinstance(self.source, ActionSource):
+            raise ValueError(
+                f"run: it was trained on {type(self.source).__name__}, whose tokens are not actions; it samples, but "
+                "it is no policy"
+            )
+        key = rng.Key(self.seed, "policy")
+        return PlanPolicy(denoiser, self.process, self.sampler, self.grid, self.spec, self.source.end_id, key=key)
+
     def calibrate(self) -> None:
         """Takes the statistics of the network's inputs from training examples, where the network has any."""
         if isinstance(self.model, Calibrated):
             ids = torch.arange(_CALIBRATION_EXAMPLES, dtype=torch.int64)
             self.model.calibrate(**self.source.examples(ids).cond)
 
-    def _validated(self) -> Objective:
-        """The objective without condition drop-out: validation is of the conditional model."""
-        if isinstance(self.objective, ContinuousNELBO | TrajectoryNELBO | MaskedCrossEntropy):
-            return replace(self.objective, condition_dropout=0.0)
-        return self.objective
-
     def _bounds(self) -> tuple[Objective, ...]:
         """The bound that validation reports where the training loss is none: continuous where the schedule allows."""
-        if isinstance(self.objective, ContinuousNELBO | TrajectoryNELBO):
+        if self.objective.is_bound:
             return ()
         if self.process.schedule.end_points() == (1.0, 0.0):
             return (ContinuousNELBO(self.process),)
-        return (TrajectoryNELBO(self.process, self.grid, 0, _fixed_counts(self.sampler)),)
+        num_steps = min(_BOUND_STEPS, len(self.grid.times(self.process.schedule)) - 1)
+        return (TrajectoryNELBO(self.process, self.grid, num_steps, self.sampler.fixed_counts),)
 
 
-def build(config: RunConfig) -> Parts:
-    """Every object of a run from its config; the same seed gives the same weights."""
+def build(config: RunConfig, spec: Spec | None = None) -> Parts:
+    """Every object of a run from its config; the same seed gives the same weights.
+
+    spec: of the data of a trained run, which need not be there any more; without it they are asked, and what would
+      otherwise be refused in the middle of a training is refused here.
+    """
     source = cast(Source, config.data.make(seed=config.seed))
-    spec = source.spec()
+    trained, spec = spec is not None, spec or source.spec()
     trainer, evaluation = cast(Trainer, config.training.make()), cast(Evaluation, config.evaluation.make())
-    # what would otherwise be refused after the training: its length, its validation split, the evaluation's modes
-    trainer.num_steps(source)
-    if trainer.validation_examples:
-        _ = source.at_split("validation").num_examples
-    for name in evaluation.modes:
-        Mode.parse(name)
     _check_guidance(config)
     process = Masking(config.schedule.make(), spec.mask_id)
     grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make())
@@ -117,24 +122,43 @@ def build(config: RunConfig) -> Parts:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach every GPU's state too
         model = cast(nn.Module, config.model.make(spec=spec))
-    return Parts(
+    parts = Parts(
         config=config,
         device=device_of(config.device),
         source=source,
         spec=spec,
         process=process,
         model=model,
-        objective=config.objective.make(process=process, grid=grid, fixed_counts=_fixed_counts(sampler)),
+        objective=config.objective.make(process=process, grid=grid, fixed_counts=sampler.fixed_counts),
         sampler=sampler,
         grid=grid,
         trainer=trainer,
         evaluation=evaluation,
     )
+    if not trained:
+        _check_ahead(parts)
+    return parts
 
 
-def _fixed_counts(sampler: Sampler) -> bool:
-    """Whether the sampler reveals numbers that are fixed ahead; its trajectory bound then has other weights."""
-    return isinstance(sampler, Unmasking) and isinstance(sampler.count, ScheduleCount)
+def _check_ahead(parts: Parts) -> None:
+    """Asks for what a training needs only later: its length, its validation split, its optimizers, the evaluation."""
+    trainer, num_steps = parts.trainer, parts.trainer.num_steps(parts.source)
+    if trainer.validation_examples:
+        _ = parts.source.at_split("validation").num_examples
+    trainer.optimizer.build(parts.model)
+    if trainer.tensorboard:
+        require_tensorboard()
+    if isinstance(parts.source, ActionSource):
+        for name in parts.evaluation.modes:
+            Mode.parse(name).of(parts.policy(cast(Denoiser, parts.model)))
+    objective: Any = parts.objective
+    for name in (f.name for f in fields(objective)) if is_dataclass(objective) else ():
+        ramp = getattr(objective, name)
+        if isinstance(ramp, Ramp) and max(ramp.bends) > num_steps:
+            raise ValueError(
+                f"config: objective.{name} ends its ramp at step {max(ramp.bends)}, but the training has {num_steps} "
+                f"steps, so it would never get there; shorten the ramp, or set training.steps={max(ramp.bends)} or more"
+            )
 
 
 def _check_guidance(config: RunConfig) -> None:
@@ -201,16 +225,7 @@ class Run:
 
     def policy(self) -> PlanPolicy:
         """The run as a planner of actions; see ``actor`` for one environment at a time."""
-        parts = self.parts
-        if not isinstance(parts.source, ActionSource):
-            raise ValueError(
-                f"run: {self.folder.path} was trained on {type(parts.source).__name__}, whose tokens are not actions; "
-                "it samples, but it is no policy"
-            )
-        key = rng.Key(parts.seed, "policy")
-        return PlanPolicy(
-            self.denoiser, parts.process, parts.sampler, parts.grid, parts.spec, parts.source.end_id, key=key
-        )
+        return self.parts.policy(self.denoiser)
 
     def actor(self) -> Actor:
         """The run as a policy for one Gymnasium environment: ``action = actor.act(observation)``."""
@@ -265,7 +280,8 @@ def training_states(config: RunConfig) -> tuple[Source, Masking, Objective]:
     """Where examples come from, how they are spoiled, and by what rule: a run's training states without a network."""
     source = cast(Source, config.data.make(seed=config.seed))
     process = Masking(config.schedule.make(), source.spec().mask_id)
-    wired = {"process": process, "grid": config.grid.make(), "fixed_counts": _fixed_counts(config.sampler.make())}
+    sampler = cast(Sampler, config.sampler.make())
+    wired = {"process": process, "grid": config.grid.make(), "fixed_counts": sampler.fixed_counts}
     return source, process, cast(Objective, config.objective.make(**wired))
 
 
@@ -278,17 +294,13 @@ def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str
     """
     folder = RunFolder.open(Path(path))
     config = RunConfig.load(folder.path / "config.yaml", [*overrides, *([f"device={device}"] if device else [])])
-    parts = build(config)
     newest, skipped = checkpoint.newest(folder.checkpoints)
     if newest is None:
         faults = f" ({'; '.join(skipped)})" if skipped else ""
         raise ValueError(f"run: {path} has no checkpoint that verifies{faults}; train it first")
-    saved = checkpoint.load(newest, parts.device)
-    if saved.extra["identity"] != parts.identity:
-        raise ValueError(
-            f"run: {path} was trained with {saved.extra['identity']} but its config.yaml names {parts.identity}; "
-            "restore the config of the training"
-        )
+    saved = checkpoint.read(newest, for_training=False)
+    parts = build(config, Spec.of(saved.extra["identity"]["spec"]))
+    checkpoint.require_identity(saved, parts.identity)
     model = parts.model.to(parts.device).eval().requires_grad_(False)
     checkpoint.fill(model, saved.average)
     return Run(folder, parts, cast(Denoiser, model), saved.step)
@@ -298,14 +310,12 @@ def estimate(config: RunConfig) -> dict[str, str]:
     """Parameters, memory and time of a run, from a few steps taken on objects that are then thrown away."""
     parts = build(config)
     num_parameters = sum(p.numel() for p in parts.model.parameters())
-    seconds = parts.trainer.time_steps(parts.job())
+    seconds, states = parts.trainer.cost(parts.job())
     num_steps = parts.trainer.num_steps(parts.source)
-    # weights, gradients, average and two moments in fp32
-    states = num_parameters * 4 * 5
     rows = {
         "parameters": f"{num_parameters:,}",
         "optimizer steps": f"{num_steps:,}",
-        "weights, gradients, moments": f"{states / 2**20:,.0f} MiB",
+        "weights, gradients, average, moments": f"{states / 2**20:,.0f} MiB",
         "seconds a step": f"{seconds:.3f}",
         "time": f"{seconds * num_steps / 60:.1f} min on {parts.device}",
     }

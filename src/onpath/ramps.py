@@ -15,6 +15,11 @@ class Ramp(ABC):
     def value(self, step: int) -> float:
         """The number at `step` (0 is the first optimizer step)."""
 
+    @property
+    def bends(self) -> tuple[int, ...]:
+        """Steps between which the number only rises or only falls; after the last one it stays as it is."""
+        return (0,)
+
 
 @dataclass(frozen=True)
 class Constant(Ramp):
@@ -45,6 +50,10 @@ class _Between(Ramp):
     @abstractmethod
     def _progress(self, share: float) -> float:
         """Progress in [0, 1] after this share of the steps."""
+
+    @property
+    def bends(self) -> tuple[int, ...]:
+        return self.start_step, self.start_step + self.steps
 
     def value(self, step: int) -> float:
         if step >= self.start_step + self.steps:
@@ -88,6 +97,10 @@ class Piecewise(Ramp):
         steps = [step for step, _ in self.knots]
         if not steps or any(later <= earlier for earlier, later in pairwise(steps)):
             raise ValueError(f"piecewise ramp: knots at steps {steps}; needed is at least one, with rising steps")
+
+    @property
+    def bends(self) -> tuple[int, ...]:
+        return tuple(step for step, _ in self.knots)
 
     def value(self, step: int) -> float:
         before = [knot for knot in self.knots if knot[0] <= step]

@@ -33,6 +33,15 @@ class Spec:
     mask_id: int
     cond: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Spec:
+        """The spec whose fields JSON has kept.
+
+        >>> Spec.of({"length": 40, "num_words": 4, "mask_id": 4, "cond": {"image": [19, 19, 3]}}).cond
+        {'image': (19, 19, 3)}
+        """
+        return cls(**{**saved, "cond": {name: tuple(shape) for name, shape in saved["cond"].items()}})
+
 
 @dataclass(frozen=True)
 class Batch:

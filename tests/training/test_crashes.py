@@ -88,6 +88,11 @@ def train(path: Path, *overrides: str, resume: bool = False) -> RunFolder:
     return run
 
 
+def lasting(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """What a checkpoint says beside the weights, but for the time."""
+    return {name: value for name, value in saved.extra.items() if name not in CLOCK}
+
+
 def assert_same_run(run: RunFolder, other: RunFolder) -> None:
     assert rows(run) == rows(other)
     (_, newest), (_, others) = checkpoint.steps_in(run.checkpoints)[-1], checkpoint.steps_in(other.checkpoints)[-1]
@@ -96,7 +101,7 @@ def assert_same_run(run: RunFolder, other: RunFolder) -> None:
     for own, theirs in ((one.model, two.model), (one.average, two.average)):
         assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
     torch.testing.assert_close(one.optimizers, two.optimizers, rtol=0, atol=0)
-    assert one.extra == two.extra
+    assert lasting(one) == lasting(two)
 
 
 def killed_at_random(process: subprocess.Popen[str], metrics: Path, delay: float) -> int:
@@ -242,7 +247,10 @@ def test_a_signal_ends_the_command_cleanly(tmp_path: Path, number: int) -> None:
         time.sleep(0.05)
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and "at a whole checkpoint; next: onpath train tiny.yaml --run run" in out
+    assert (
+        process.returncode == 128 + number
+        and "a checkpoint is written; go on with onpath train tiny.yaml --run run" in out
+    )
     newest, skipped = checkpoint.newest(tmp_path / "run" / "checkpoints")
     assert newest is not None and not skipped
     more = [*command, "--resume", f"training.steps={int(newest.name[5:]) + 2}"]

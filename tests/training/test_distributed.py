@@ -110,6 +110,21 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
         assert shapes[0] == shapes[1]  # moments are saved whole
 
 
+@pytest.mark.slow
+def test_two_processes_train_a_network_whose_blocks_read_a_memory(tmp_path: Path) -> None:
+    """Its memory is encoded once, and its blocks, each a shard, are called in the forward only."""
+    small = ["model={kind: plan_transformer, width: 16, num_heads: 2, depth: 2, convs: 1}", "training.steps=5"]
+    alone(tmp_path / "one", *small)
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    done = torchrun(script, str(tmp_path), *SETTINGS, *small)
+    assert done.returncode == 0 and done.stdout.count("both agree") == 2, done.stderr
+    one = losses(tmp_path / "one")
+    assert len(one) == 5 and max(one) - min(one) > 1e-3
+    for name in ("ddp", "fsdp"):
+        assert losses(tmp_path / name) == pytest.approx(one, abs=1e-5), name
+
+
 def test_one_process_is_the_plain_case() -> None:
     processes, value = Processes(), torch.ones(3)
     assert processes.first(lambda: 5) == 5 and processes.gather("x") == ["x"]

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def folder(path: Path) -> RunFolder:
 
 def rows(run: RunFolder) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in CLOCK} for row in run.metrics()]
+
+
+def lasting(saved: checkpoint.Checkpoint) -> dict[str, Any]:
+    """What a checkpoint says beside the weights, but for the time."""
+    return {name: value for name, value in saved.extra.items() if name not in CLOCK}
 
 
 # A model of one number on numbered examples: every gradient can be worked out by hand.
@@ -197,7 +203,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, killed_at: int) -> None:
             states = getattr(one, field), getattr(other, field)
             assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
         torch.testing.assert_close(one.optimizers, other.optimizers, rtol=0, atol=0)
-        assert one.extra == other.extra
+        assert lasting(one) == lasting(other)
 
 
 def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
@@ -238,13 +244,17 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     assert [row["step"] for row in run.metrics()] == [3, 3]
 
 
-def test_another_schedule_is_refused(tmp_path: Path) -> None:
+def test_another_schedule_or_seed_is_refused(tmp_path: Path) -> None:
     run = folder(tmp_path)
     parts = tiny_parts()
     parts.trainer.fit(tiny_job(parts), run)
-    parts = tiny_parts("schedule=cosine", "training.steps=5")
-    with pytest.raises(ValueError, match=r"resume: .*linear.*cosine.*one schedule"):
-        parts.trainer.fit(tiny_job(parts), run, resume=True)
+    for other, message in (
+        ("schedule=cosine", r"schedule .*linear.*cosine.*one schedule"),
+        ("seed=5", "seed 0.*says 5"),
+    ):
+        parts = tiny_parts(other, "training.steps=5")
+        with pytest.raises(ValueError, match=f"checkpoint: step 3 was trained with {message}"):
+            parts.trainer.fit(tiny_job(parts), run, resume=True)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_at_its_step(tmp_path: Path) -> None:
@@ -260,6 +270,35 @@ def test_a_run_that_never_logs_is_checked_as_well(tmp_path: Path) -> None:
     trainer = Trainer(steps=10**6, batch_size=1, log_every=0)
     with pytest.raises(ValueError, match="optimizer step 3 "):
         line(trainer, tmp_path, Slope(breaks_at=2))
+
+
+def test_a_loss_that_is_no_number_is_not_validated(tmp_path: Path) -> None:
+    trainer = Trainer(steps=30, batch_size=8, log_every=50, validate_every=10)
+    with pytest.raises(ValueError, match="optimizer step 8 "):
+        line(trainer, tmp_path, Slope(breaks_at=7))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_the_rate_is_that_of_training(tmp_path: Path) -> None:
+    class Slow(Numbers):  # to validate on
+        def examples(self, ids: Tensor, device: torch.device | str = "cpu") -> Batch:
+            time.sleep(0.2)
+            return super().examples(ids)
+
+    run = folder(tmp_path)
+    trainer = Trainer(steps=12, batch_size=8, validation_examples=8, validate_every=3, log_every=4, save_every=3)
+    begun = time.perf_counter()
+    trainer.fit(Job(Line(), Slope(), Numbers(), Slow()), run)
+    took = time.perf_counter() - begun
+    trained = [row for row in run.metrics() if row["set"] == "train"]
+    # validations take nearly all of the time, and none of it is in the rates
+    assert sum(8 * 4 / row["examples_per_second"] for row in trained) < took - 3 * 0.2
+    assert all(row["examples_per_second"] < 8 * 4 / 1e-4 for row in trained)
+    seconds = [row["seconds"] for row in trained]
+    more = Trainer(steps=16, batch_size=8, validation_examples=8, log_every=4)
+    more.fit(Job(Line(), Slope(), Numbers(), Numbers()), run, resume=True)
+    last = [row["seconds"] for row in run.metrics() if row["set"] == "train"][-1]
+    assert seconds == sorted(seconds) and last > seconds[-1]  # the clock goes on where it stood
 
 
 def test_validation_is_seeded_and_takes_the_last_value_of_ramps() -> None:
@@ -397,7 +436,7 @@ def test_rows_are_plain_json(tmp_path: Path) -> None:
         json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
-def test_a_step_in_which_nothing_is_masked_changes_nothing(tmp_path: Path) -> None:
+def test_a_first_step_in_which_nothing_is_masked_changes_nothing(tmp_path: Path) -> None:
     parts = tiny_parts("objective={kind: masked_cross_entropy, low: 0, high: 0, partial: true, exact: false}")
     before = [p.detach().clone() for p in parts.model.parameters()]
     folder = RunFolder.create(tmp_path, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,12 @@ class Objective(ABC):
     """What is minimised. ``objective(nets, batch, key, step)`` is a pure function of its arguments."""
 
     process: Process
+    is_bound: ClassVar[bool] = False
+    """Whether the loss is a bound on the negative log-likelihood; beside any other, validation reports one."""
+
+    def conditional(self) -> Objective:
+        """The objective without condition drop-out, by which validation judges the conditional model."""
+        return self
 
     @abstractmethod
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
@@ -106,5 +113,5 @@ def token_metrics(scores: TokenScores, noisy: Noisy, batch: Batch) -> dict[str, 
         "accuracy": (scores.hit.sum().detach(), num_masked),
         "masked_cross_entropy": (scores.nats.detach().sum(), num_masked),
         "masked_share": (num_masked, num_free),
-        "num_masked": (num_masked, 1.0),
+        "num_masked": (num_masked, float(noisy.x.shape[0])),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,16 +35,20 @@ class MaskedCrossEntropy(Objective):
         check_dropout(self.condition_dropout)
         low, high = as_ramp(self.low), as_ramp(self.high)
         final = high.value(2**62)
-        if not all(0.0 <= low.value(step) <= high.value(step) <= 1.0 for step in (0, 2**62)):
-            raise ValueError(
-                f"masked cross-entropy: the mask ratio runs from {low.value(0)} to {high.value(0)} at first and from "
-                f"{low.value(2**62)} to {final} in the end; needed is 0 <= low <= high <= 1"
-            )
+        for step in (0, *low.bends, *high.bends, 2**62):
+            if not 0.0 <= low.value(step) <= high.value(step) <= 1.0:
+                raise ValueError(
+                    f"masked cross-entropy: the mask ratio runs from {low.value(step)} to {high.value(step)} at step "
+                    f"{min(step, max(*low.bends, *high.bends))}; needed is 0 <= low <= high <= 1"
+                )
         if not self.partial and final < 1.0:
             raise ValueError(
                 f"masked cross-entropy: high ends at {final}, so the fully masked state from which sampling starts is "
                 "never trained. Let it reach 1.0, or set partial: true if that is what you want"
             )
+
+    def conditional(self) -> MaskedCrossEntropy:
+        return replace(self, condition_dropout=0.0)
 
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
         low, high = as_ramp(self.low).value(step), as_ramp(self.high).value(step)

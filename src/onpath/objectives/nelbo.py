@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -52,6 +52,7 @@ class ContinuousNELBO(Objective):
     process: Masking
     masks: Literal["pairs", "counts", "bernoulli"] = "pairs"
     condition_dropout: float = 0.0
+    is_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_dropout(self.condition_dropout)
@@ -63,6 +64,9 @@ class ContinuousNELBO(Objective):
             )
         if self.masks not in ("pairs", "counts", "bernoulli"):
             raise ValueError(f"continuous NELBO: masks is {self.masks!r}; allowed are pairs, counts, bernoulli")
+
+    def conditional(self) -> ContinuousNELBO:
+        return replace(self, condition_dropout=0.0)
 
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
         batch = dropped(self.process, batch, self.condition_dropout, key)
@@ -112,6 +116,7 @@ class TrajectoryNELBO(Objective):
     steps_per_example: int = 4
     fixed_counts: bool = False
     condition_dropout: float = 0.0
+    is_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_dropout(self.condition_dropout)
@@ -121,6 +126,9 @@ class TrajectoryNELBO(Objective):
                 f"trajectory NELBO: steps_per_example is {self.steps_per_example}; allowed are 0 (all) to the "
                 f"{num_steps} steps of the grid"
             )
+
+    def conditional(self) -> TrajectoryNELBO:
+        return replace(self, condition_dropout=0.0)
 
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
         times = torch.tensor(self.grid.times(self.process.schedule), dtype=torch.float64)

@@ -94,6 +94,11 @@ class State:
 class Sampler(ABC):
     """How to go from t to s. Frozen; ``init`` and a pure ``step`` carry everything in the state."""
 
+    @property
+    def fixed_counts(self) -> bool:
+        """Whether a step reveals a number of positions that is fixed ahead, which the bound of its walk must know."""
+        return False
+
     @abstractmethod
     def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
         """The state at the prior, the request encoded."""

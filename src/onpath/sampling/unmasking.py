@@ -56,9 +56,12 @@ class Unmasking(Sampler):
                 "acts on the orders confidence, margin and entropy only"
             )
 
+    @property
+    def fixed_counts(self) -> bool:
+        return isinstance(self.count, ScheduleCount)
+
     def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
-        fixed = isinstance(self.count, ScheduleCount)
-        if knobs.reveal is not None and not fixed:
+        if knobs.reveal is not None and not self.fixed_counts:
             raise ValueError(
                 f"knobs: reveal sets the number of reveals of each row, but {type(self.count).__name__} decides it; "
                 "leave reveal out, or set count: ScheduleCount()"
@@ -74,7 +77,7 @@ class Unmasking(Sampler):
         return State(
             x=prior.x,
             masked=prior.masked,
-            num_masked=prior.num_masked if fixed else None,
+            num_masked=prior.num_masked if self.fixed_counts else None,
             revealed_at=torch.full_like(prior.x, -1),
             confidence=torch.zeros(prior.x.shape, device=prior.x.device),
             num_forwards=torch.zeros(batch.size, dtype=torch.int64),

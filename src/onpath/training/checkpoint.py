@@ -110,19 +110,38 @@ def fault(path: Path) -> str | None:
     return None
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """The checkpoint at `path`; ValueError where it does not verify."""
+def load(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, on the CPU; ValueError where it does not verify."""
     problem = fault(path)
     if problem:
         raise ValueError(f"checkpoint: {problem}; take an older one, or train again")
+    return read(path)
+
+
+def read(path: Path, *, for_training: bool = True) -> Checkpoint:
+    """The checkpoint at `path`, which has been verified, on the CPU.
+
+    for_training: False leaves out what only a training needs, and keeps the moving average.
+    """
     state = json.loads((path / "state.json").read_text())
     return Checkpoint(
         step=state["step"],
-        model=load_file(path / "model.safetensors", device=str(device)),
-        average=load_file(path / "average.safetensors", device=str(device)),
-        optimizers=torch.load(path / "optimizers.pt", map_location=device, weights_only=True),
+        model=load_file(path / "model.safetensors") if for_training else {},
+        average=load_file(path / "average.safetensors"),
+        optimizers=torch.load(path / "optimizers.pt", weights_only=True) if for_training else [],
         extra=state["extra"],
     )
+
+
+def require_identity(saved: Checkpoint, identity: Mapping[str, Any]) -> None:
+    """ValueError unless the checkpoint was trained with what `identity` says, by name: the schedule, the seed, …"""
+    for name, value in identity.items():
+        was = saved.extra["identity"].get(name)
+        if was != value:
+            raise ValueError(
+                f"checkpoint: step {saved.step} was trained with {name} {was}, and the config now says {value}; one "
+                f"run has one {name}. Restore the config, or start a new run"
+            )
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from onpath.records import RunFolder
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, for whoever shows it. seconds: since this process began. rate: examples per second."""
+    """Where a run stands, for whoever shows it. seconds: of the whole run so far. rate: examples per second."""
 
     step: int
     num_steps: int
@@ -39,13 +39,9 @@ class Reporter:
         """Also writes TensorBoard's files from now on, for what comes after `step`; ValueError without the package."""
         if not self.speaks:
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError(
-                "training: tensorboard is true, but the package tensorboard is not installed; install the extra "
-                "onpath[track], or set training.tensorboard=false"
-            ) from error
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=step + 1)
 
     def close(self) -> None:
@@ -72,3 +68,14 @@ class Reporter:
         """Says something in words."""
         if self.speaks:
             self.on_progress(Progress(step, self.num_steps, math.nan, 0.0, 0.0, text))
+
+
+def require_tensorboard() -> None:
+    """ValueError where the package tensorboard is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "training: tensorboard is true, but the package tensorboard is not installed; install the extra "
+            "onpath[track], or set training.tensorboard=false"
+        ) from error

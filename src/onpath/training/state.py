@@ -21,7 +21,7 @@ from onpath.types import Denoiser
 
 @dataclass
 class TrainingState:
-    """The state of a run: weights, their average, the optimizers, the step, the plateau rule.
+    """The state of a run: weights, their average, the optimizers, the step, the seconds so far, the plateau rule.
 
     trained: `model` as objectives call it, through DDP where several processes have a replica each.
     processes: those that train it together. peaks: the peak learning rate of each group of each optimizer.
@@ -36,6 +36,7 @@ class TrainingState:
     peaks: list[list[float]]
     processes: Processes = ALONE
     step: int = 0
+    seconds: float = 0.0
     plateau: tuple[float, int, float] = (math.inf, 0, 1.0)
     meter: Meter = field(default_factory=Meter)
     health: list[Tensor] = field(default_factory=list)
@@ -50,7 +51,8 @@ class TrainingState:
             optimizers=[whole(optimizer.state_dict()) for optimizer in self.optimizers],
             extra={
                 "identity": dict(identity),
-                "plateau": [best, float(waited), scale],
+                "plateau": [None if math.isinf(best) else best, waited, scale],
+                "seconds": self.seconds,
                 "sums": self.meter.sums(self.processes),
             },
         )
@@ -65,17 +67,14 @@ class TrainingState:
         lines = [f"skipped {reason}" for reason in skipped]
         if path is None:
             return [*lines, "no checkpoint to resume from: starting at step 0"]
-        saved = checkpoint.load(path)
-        if saved.extra["identity"] != dict(identity):
-            raise ValueError(
-                f"resume: the checkpoint was trained with {saved.extra['identity']}, the config names "
-                f"{dict(identity)}; one run has one schedule. Restore the config, or start a new run"
-            )
+        saved = checkpoint.read(path)
+        checkpoint.require_identity(saved, identity)
         checkpoint.fill(self.model, saved.model)
         checkpoint.fill(self.average, saved.average)
         restore(self.optimizers, saved.optimizers)
         best, waited, scale = saved.extra["plateau"]
-        self.step, self.plateau = saved.step, (best, int(waited), scale)
+        self.step, self.seconds = saved.step, saved.extra["seconds"]
+        self.plateau = (math.inf if best is None else best, waited, scale)
         if self.processes.rank == 0:  # they are the sums of all processes
             self.meter = Meter({name: (total, count) for name, (total, count) in saved.extra["sums"].items()})
         return [*lines, f"resumed at step {self.step} from {path.name}"]

@@ -33,7 +33,7 @@ class Job:
     """What is trained on what: the objects that the trainer moves, slices and counts.
 
     validated: the objective of validation, None for the same. bounds: more that validation reports beside it (a NELBO).
-    identity: JSON values that a resumed run must share with its checkpoint (the schedule).
+    identity: JSON values by name that a resumed run must share with its checkpoint (the schedule, the seed, …).
     config: plain data that replaces config.yaml of the folder once a run goes on; empty leaves that as it is.
     """
 
@@ -56,8 +56,9 @@ class Trainer:
     steps: optimizer steps; or epochs: passes over a finite source (exactly one of the two above 0).
     batch_size: examples of one optimizer step; accumulation: micro-batches that it is cut into, which changes
       memory, not the result.
-    warmup_steps, decay, final_rate: of the learning rate, whose peak the optimizer names; `plateau` is used by
-      decay: plateau. clip_norm: greatest gradient norm, 0 is off. ema: decay of the moving average.
+    warmup_steps, decay, final_rate: of the learning rate, whose peak the optimizer names; warmup_steps are a tenth of
+      the run, at most 200, where not given. plateau: how decay plateau cuts. clip_norm: greatest gradient norm, 0 is
+      off. ema: decay of the moving average.
     precision: bf16 runs the forward under autocast. compile: torch.compile. threads: CPU threads, 0 leaves torch's.
     parallel: what several processes (torchrun) do: each holds a replica (ddp), or a shard of weights, gradients,
       moments and average (fsdp). One process holds everything either way.
@@ -72,7 +73,7 @@ class Trainer:
     batch_size: int = 512
     accumulation: int = 1
     optimizer: OptimizerConfig = AdamW()
-    warmup_steps: int = 200
+    warmup_steps: int | None = None
     decay: Decay = "cosine"
     final_rate: float = 0.0
     plateau: Plateau = Plateau()
@@ -129,7 +130,7 @@ class Trainer:
     def _check_numbers(self) -> None:
         names = ("steps", "epochs", "warmup_steps", "final_rate", "clip_norm", "threads", "log_every")
         for name in (*names, "validate_every", "validation_examples", "save_every", "keep", "keep_every"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"training: {name} is {getattr(self, name)}; it must be 0 or more")
 
     def num_steps(self, source: Source) -> int:
@@ -175,32 +176,35 @@ class Trainer:
 
     def _loop(self, state: TrainingState, job: Job, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
         num_steps, processes = reporter.num_steps, state.processes
-        begun = since = time.perf_counter()
-        stopped = False
+        since = time.perf_counter()
+        begun, stopped = since - state.seconds, False
         while state.step < num_steps and not stopped:
             norm = self._step(state, job, num_steps)
             state.step += 1
             last, stopped = state.step == num_steps, processes.any(should_stop())
             saves = _due(self.save_every, state.step) or last or stopped
-            if saves or _due(self.log_every, state.step) or len(state.health) >= _MOST_UNCHECKED:
+            logs, validates = (_due(every, state.step) or last for every in (self.log_every, self.validate_every))
+            if saves or logs or validates or len(state.health) >= _MOST_UNCHECKED:
                 self._require_finite(state, job)
-            if _due(self.log_every, state.step) or last:
-                now = time.perf_counter()
+            now = time.perf_counter()
+            if logs:
                 row = state.meter.means(processes) | self._rates(state, norm, now - since) | {"seconds": now - begun}
                 reporter.row(state.step, "train", row)
                 reporter.progress(state.step, row)
                 state.meter, since = Meter(), now
-            if _due(self.validate_every, state.step) or (last and self.validation_examples):
+            if validates and self.validation_examples:
                 row = self.validate(state.average, job, num_steps, processes)
                 if self.decay == "plateau":
                     state.plateau = self.plateau.update(state.plateau, row.get("loss", math.inf))
                 reporter.row(state.step, "validation", row)
-                since = time.perf_counter()
             if saves:
+                state.seconds = time.perf_counter() - begun
                 state.save(reporter.folder.checkpoints, job.identity, self.keep, self.keep_every)
+            since += time.perf_counter() - now  # the rate is that of training alone
 
-    def time_steps(self, job: Job, num_steps: int = 5) -> float:
-        """Seconds of an optimizer step, the median of a few after a first one; nothing is written."""
+    def cost(self, job: Job, num_steps: int = 5) -> tuple[float, int]:
+        """Seconds of an optimizer step, the median of a few after a first one, and bytes of everything that stays
+        in memory between steps: weights, gradients, average, moments. Nothing is written."""
         if self.threads:
             torch.set_num_threads(self.threads)
         state, seconds = self._start(job), []
@@ -209,7 +213,9 @@ class Trainer:
             float(self._step(state, job, self.num_steps(job.source)))
             seconds.append(time.perf_counter() - begun)
             state.step += 1
-        return sorted(seconds[1:])[num_steps // 2]
+        weights = sum(p.nbytes for p in job.model.parameters())
+        moments = [v for o in state.optimizers for held in o.state.values() for v in held.values()]
+        return sorted(seconds[1:])[num_steps // 2], 3 * weights + sum(v.nbytes for v in moments)
 
     def validate(self, network: nn.Module, job: Job, num_steps: int, processes: Processes = ALONE) -> dict[str, float]:
         """Means over the validation examples at the final values of every ramp, under draws that never change."""
@@ -269,7 +275,8 @@ class Trainer:
         totals = processes.sum(totals)
         # several processes average their gradients; the denominator is of their sum
         norm = self._scale_gradients(state.model, totals[0] / processes.count)
-        factor = rate_factor(state.step, num_steps, self.warmup_steps, self.decay, self.final_rate) * state.plateau[2]
+        warmup_steps = min(200, num_steps // 10) if self.warmup_steps is None else self.warmup_steps
+        factor = rate_factor(state.step, num_steps, warmup_steps, self.decay, self.final_rate) * state.plateau[2]
         for optimizer, peaks in zip(state.optimizers, state.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
@@ -283,7 +290,7 @@ class Trainer:
         """Divides the summed gradients by the global denominator and clips them, in one pass over the weights."""
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
-        # coins may mask nothing: then there is no step
+        # coins may mask nothing: then the gradient is zero
         denominator = torch.as_tensor(denominator, device=norm.device).to(norm.dtype).clamp_min(1e-9)
         norm = norm / denominator
         scale = torch.ones_like(norm) / denominator
