@@ -126,4 +126,5 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 DENOISERS: dict[str, Callable[[Spec], nn.Module]] = {
     "plan_mlp": partial(PlanMLP, width=32, hidden=48, depth=2),
     "plan_transformer": partial(PlanTransformer, width=32, num_heads=2, depth=2, convs=1),
+    "plan_transformer without time": partial(PlanTransformer, width=32, num_heads=2, depth=1, convs=0, time=False),
 }

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 
 from networks import SPEC, close, noisy, planner, plans
-from onpath.models.blocks import Attention, ResidualMLP, RMSNorm, Standardize, apply_readout
+from onpath.models.blocks import Attention, KeysValues, ResidualMLP, RMSNorm, Standardize, apply_readout
 from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.types import Spec
 
@@ -105,16 +105,16 @@ def test_a_fresh_residual_block_is_the_identity_and_norms_what_it_adds() -> None
 
 def test_attention_is_a_softmax_of_normalised_products() -> None:
     torch.manual_seed(0)
-    attention, x, memory = Attention(8, 2), torch.randn(3, 4, 8), torch.randn(3, 5, 8)
+    attention, keys_values, x, memory = Attention(8, 2), KeysValues(8, 2), torch.randn(3, 4, 8), torch.randn(3, 5, 8)
     nn.init.normal_(attention.outer.weight)
     blocked = torch.tensor([[0, 0, 0, 0, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
-    key, value = attention.project(memory)
+    key, value = keys_values(memory)
 
     def unit(v: torch.Tensor) -> torch.Tensor:
         return v / v.square().mean(-1, keepdim=True).sqrt()
 
     query = attention.query(unit(x)).view(3, 4, 2, 4)
-    keys, values = attention.key_value(unit(memory)).split(8, dim=-1)
+    keys, values = keys_values.key_value(unit(memory)).split(8, dim=-1)
     scores = torch.einsum("blhe,bshe->bhls", unit(query), unit(keys.view(3, 5, 2, 4))) / 4**0.5
     scores = scores.masked_fill(blocked[:, None, None], -torch.inf)
     read = torch.einsum("bhls,bshe->blhe", scores.softmax(-1), values.reshape(3, 5, 2, 4)).flatten(2)
@@ -122,8 +122,9 @@ def test_attention_is_a_softmax_of_normalised_products() -> None:
 
 
 def test_attention_refuses_a_width_that_its_heads_do_not_divide() -> None:
-    with pytest.raises(ValueError, match="num_heads"):
-        Attention(10, 3)
+    for kind in (Attention, KeysValues):
+        with pytest.raises(ValueError, match="num_heads"):
+            kind(10, 3)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10, 11])

@@ -102,26 +102,32 @@ def keep_where(drop: Bool[Tensor, "B"] | None, value: Float[Tensor, "B *rest"], 
     return torch.where(drop.view(-1, *([1] * (value.dim() - 1))), null.to(value.dtype), value)
 
 
-class Attention(nn.Module):
-    """Multi-head attention with normalised queries and keys; keys and values come from `project`, once per memory."""
+class KeysValues(nn.Module):
+    """Keys, normalised, and values of what attention reads: A heads of width E each, made once per memory."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        if width % num_heads:
-            raise ValueError(
-                f"attention: width is {width} and num_heads is {num_heads}; width must be a multiple of it"
-            )
+        _check_heads(width, num_heads)
+        self.num_heads = num_heads
+        self.norm = RMSNorm()
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+
+    def forward(self, memory: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B A S E"], Float[Tensor, "B A S E"]]:
+        key, value = self.key_value(self.norm(memory)).chunk(2, dim=-1)
+        return self.norm(_heads(key, self.num_heads)), _heads(value, self.num_heads)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with normalised queries to what ``KeysValues`` made of a memory."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        _check_heads(width, num_heads)
         self.num_heads = num_heads
         self.norm = RMSNorm()
         self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.outer = nn.Linear(width, width, bias=False)
         nn.init.zeros_(self.outer.weight)
-
-    def project(self, memory: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B A S E"], Float[Tensor, "B A S E"]]:
-        """Keys and values of `memory`, A heads of width E."""
-        key, value = self.key_value(self.norm(memory)).chunk(2, dim=-1)
-        return self.norm(self._heads(key)), self._heads(value)
 
     def forward(
         self,
@@ -130,14 +136,20 @@ class Attention(nn.Module):
         blocked: Bool[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """x plus what it reads from `memory`, whose `blocked` places are never attended."""
-        query = self.norm(self._heads(self.query(self.norm(x))))
+        query = self.norm(_heads(self.query(self.norm(x)), self.num_heads))
         key, value = memory
         mask = None if blocked is None else ~blocked[:, None, None, :]
         read = F.scaled_dot_product_attention(query, key.to(query.dtype), value.to(query.dtype), attn_mask=mask)
         return x + self.outer(read.transpose(1, 2).flatten(2))
 
-    def _heads(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B A L E"]:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+def _check_heads(width: int, num_heads: int) -> None:
+    if width % num_heads:
+        raise ValueError(f"attention: width is {width} and num_heads is {num_heads}; width must be a multiple of it")
+
+
+def _heads(x: Float[Tensor, "B L D"], num_heads: int) -> Float[Tensor, "B A L E"]:
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 class ResidualConv(nn.Module):

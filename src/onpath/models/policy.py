@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -13,6 +13,7 @@ from torch import Tensor
 from onpath.codes import AGENT, GOAL, NUM_COLOURS, NUM_OBJECTS, NUM_STATES, WALL
 from onpath.models.blocks import (
     Attention,
+    KeysValues,
     ResidualConv,
     ResidualMLP,
     RMSNorm,
@@ -143,7 +144,7 @@ class PlanTransformer(nn.Module):
                 f"plan_transformer: width is {width} and convs is {convs}; needed are a multiple of 8 (for its "
                 "sines) and 0 or more"
             )
-        self.length, self.num_words, self.patch, self.width, self.time = spec.length, spec.num_words, patch, width, time
+        self.length, self.num_words, self.patch, self.width = spec.length, spec.num_words, patch, width
         self.cell = nn.Embedding(NUM_OBJECTS + NUM_COLOURS + NUM_STATES, width // 4)
         self.convs = nn.ModuleList(ResidualConv(width // 4) for _ in range(convs))
         self.patches = nn.Linear(patch * patch * width // 4, width)
@@ -152,7 +153,9 @@ class PlanTransformer(nn.Module):
         self.unconditional = nn.Parameter(torch.zeros(width))
         self.token = nn.Embedding(spec.num_words + 1, width)
         self.position = nn.Parameter(torch.randn(spec.length, width) * 0.02)
-        self.read_time = nn.Linear(1, width)
+        self.read_time = nn.Linear(1, width) if time else None
+        # not within the blocks, which shards need to be called as a whole and in the forward
+        self.memory = nn.ModuleList(KeysValues(width, num_heads) for _ in range(depth))
         self.blocks = nn.ModuleList(_PlanBlock(width, num_heads) for _ in range(depth))
         self.norm = RMSNorm()
         self.head = nn.Linear(width, spec.num_words)
@@ -176,7 +179,7 @@ class PlanTransformer(nn.Module):
             [self._patches(cells), self._located(cells, image), self.direction(direction)[:, None]], dim=1
         )
         tokens = keep_where(drop, tokens, self.unconditional)
-        return tuple(cast(_PlanBlock, block).cross.project(tokens) for block in self.blocks), padding
+        return tuple(keys_values(tokens) for keys_values in self.memory), padding
 
     def _patches(self, cells: Float[Tensor, "B E W H"]) -> Float[Tensor, "B S D"]:
         side = self.patch
@@ -221,7 +224,7 @@ class PlanTransformer(nn.Module):
             memory = tuple(tuple(part.repeat(copies, 1, 1, 1) for part in pair) for pair in memory)
             padding = None if padding is None else padding.repeat(copies, 1)
         hidden = self.token(x) + self.position
-        if self.time:
+        if self.read_time is not None:
             hidden = hidden + self.read_time(t.to(hidden.dtype)[:, None])[:, None]
         for block, pair in zip(self.blocks, memory, strict=True):
             hidden = block(hidden, pair, padding)
@@ -239,6 +242,7 @@ class _PlanBlock(nn.Module):
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
+        self.keys_values = KeysValues(width, num_heads)
         self.inner = Attention(width, num_heads)
         self.cross = Attention(width, num_heads)
         self.mlp = ResidualMLP(width, 4 * width)
@@ -249,5 +253,5 @@ class _PlanBlock(nn.Module):
         state: tuple[Tensor, Tensor],
         padding: Bool[Tensor, "M L"] | None,
     ) -> Float[Tensor, "M L D"]:
-        x = self.inner(x, self.inner.project(x), padding)
+        x = self.inner(x, self.keys_values(x), padding)
         return self.mlp(self.cross(x, state))
