@@ -16,7 +16,7 @@ from torch import Tensor
 
 Readout = Callable[[Float[Tensor, "N V"], Int64[Tensor, "N"]], Any]
 """``readout(logits of a chunk of rows, flat indices of the chunk)`` returns a tensor (N, …) or a tuple of such.
-It runs inside the network's forward, chunk after chunk, so the (B, L, V) logits never exist. Chunks keep the order
+It runs inside the network's forward, chunk after chunk, so the (B, L, V) logits need not exist. Chunks keep the order
 of the rows and, but for the last, are of even size: under guidance a row and its unconditional twin are neighbours."""
 
 

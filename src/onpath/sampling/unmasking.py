@@ -29,7 +29,8 @@ class Unmasking(Sampler):
     order: which positions first: at random, by the probability of the token drawn, by the margin between the two
       likeliest tokens, by low entropy, or from the left.
     count: how many; see ``sampling.counts``. tokens: what; see ``Categorical``.
-    order_noise: Gumbel noise on the log of the order's score, times the masked fraction (MaskGIT's confidence).
+    order_noise: Gumbel noise times the masked fraction, on the log of the confidence (MaskGIT) or of the margin, or on
+      the negative entropy itself.
     guidance: weight w of (1 + w)·cond - w·uncond; 0 runs one branch only.
     Sources: MaskGIT, arXiv:2202.04200, Section 3.3; LLaDA, arXiv:2502.09992; margin: arXiv:2502.06768.
     """
