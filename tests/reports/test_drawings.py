@@ -61,14 +61,16 @@ def test_ramps_and_the_learning_rate() -> None:
     assert set(found["objective.low"]["values"]) == {0.0}
 
 
-def test_the_learning_rate_is_the_one_that_training_logs(tmp_path: Path) -> None:
-    parts = tiny_parts("training.steps=6", "training.log_every=1", "training.warmup_steps=3")
+@pytest.mark.parametrize("settings", [["training.warmup_steps=3"], ["training.warmup_steps=null"]])
+def test_the_learning_rate_is_the_one_that_training_logs(tmp_path: Path, settings: list[str]) -> None:
+    steps = ["training.steps=40", "training.batch_size=2", "training.log_every=1", "training.validation_examples=0"]
+    parts = tiny_parts(*steps, *settings)
     folder = RunFolder.create(tmp_path / "run", parts.config.as_dict())
     parts.trainer.fit(tiny_job(parts), folder)
     logged = [row["learning_rate"] for row in folder.metrics() if row["set"] == "train"]
-    (rate,) = [one for one in ramps(parts.config, 6) if one["path"].endswith("learning_rate")]
-    assert rate["steps"] == list(range(7))
-    assert rate["values"][:6] == pytest.approx(logged)
+    (rate,) = [one for one in ramps(parts.config, 40) if one["path"].endswith("learning_rate")]
+    assert rate["steps"] == list(range(41))
+    assert rate["values"][:40] == pytest.approx(logged)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def _seconds(rows: list[dict[str, Any]]) -> float:
     total = last = 0.0
     for row in rows:
         seconds = row.get("seconds")
-        if _is_number(seconds):
+        if isinstance(seconds, int | float) and math.isfinite(seconds):
             total += seconds - last if seconds >= last else seconds
             last = seconds
     return total

@@ -118,7 +118,8 @@ def ramps(config: RunConfig, num_steps: int) -> list[dict[str, Any]]:
     trainer = cast(Trainer, config.training.make())
     peak = config.training.fields["optimizer"].fields.get("learning_rate")
     if peak is not None:
-        shape = (num_steps, trainer.warmup_steps, trainer.decay, trainer.final_rate)
+        warmup_steps = min(200, num_steps // 10) if trainer.warmup_steps is None else trainer.warmup_steps
+        shape = (num_steps, warmup_steps, trainer.decay, trainer.final_rate)
         rates = [peak * rate_factor(step, *shape) for step in steps]
         found.append({"path": "training.optimizer.learning_rate", "steps": steps, "values": rates})
     return found
