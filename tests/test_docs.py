@@ -154,9 +154,12 @@ def test_a_config_is_valid(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
 
 def commands_of(block: Block) -> list[list[str]]:
     """The arguments of every `onpath …` of a block, be it alone or behind `torchrun … -m`."""
-    lines = re.sub(r"\\\n\s*", " ", block.text).splitlines()
-    words = [shlex.split(line, comments=True) for line in lines if re.search(r"(^|[\s/])onpath [a-z]", line)]
-    return [line[[word.rsplit("/", 1)[-1] for word in line].index("onpath") + 1 :] for line in words if line]
+    found = []
+    for line in re.sub(r"\\\n\s*", " ", block.text).splitlines():
+        if call := re.search(r"(?:^|[\s/])onpath ([a-z].*)", line):
+            words = re.sub(r" \$\w+\b", "", call[1])  # options that a shell variable may hold
+            found.append(shlex.split(words, comments=True))
+    return found
 
 
 COMMANDS = [
