@@ -27,7 +27,7 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no config\.yaml, so it is not a run; start one with onpath train"):
+    with pytest.raises(ValueError, match=r"holds no config\.yaml, so it is not a run; give the folder of one"):
         RunFolder.open(tmp_path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import torch.nn as nn
 
 from onpath import rng
 from onpath.config import RunConfig
+from onpath.consistency import require_evaluation, require_guidance, require_ramps, require_training
 from onpath.data.source import ActionSource, Source
 from onpath.envs import fourrooms, minigrid
 from onpath.evaluation.arenas import task_set
@@ -24,13 +25,11 @@ from onpath.evaluation.traces import trace
 from onpath.objectives.base import Objective
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.processes.masking import Masking
-from onpath.ramps import Ramp
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, State, sample
 from onpath.training import checkpoint
 from onpath.training.distributed import local_gpu
-from onpath.training.reporter import require_tensorboard
 from onpath.training.trainer import Job, Trainer
 from onpath.types import Batch, Calibrated, Denoiser, Spec
 
@@ -115,7 +114,7 @@ def build(config: RunConfig, spec: Spec | None = None) -> Parts:
     source = cast(Source, config.data.make(seed=config.seed))
     trained, spec = spec is not None, spec or source.spec()
     trainer, evaluation = cast(Trainer, config.training.make()), cast(Evaluation, config.evaluation.make())
-    _check_guidance(config)
+    require_guidance(config)
     process = Masking(config.schedule.make(), spec.mask_id)
     grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make())
     # torch initialises weights from its global state: borrow it and give it back
@@ -136,44 +135,20 @@ def build(config: RunConfig, spec: Spec | None = None) -> Parts:
         evaluation=evaluation,
     )
     if not trained:
-        _check_ahead(parts)
+        require_training(trainer, source, model)
+        require_ramps(parts.objective, trainer.num_steps(source))
+        if isinstance(source, ActionSource):
+            require_evaluation(evaluation, parts.policy(cast(Denoiser, model)))
     return parts
-
-
-def _check_ahead(parts: Parts) -> None:
-    """Asks for what a training needs only later: its length, its validation split, its optimizers, the evaluation."""
-    trainer, num_steps = parts.trainer, parts.trainer.num_steps(parts.source)
-    if trainer.validation_examples:
-        _ = parts.source.at_split("validation").num_examples
-    trainer.optimizer.build(parts.model)
-    if trainer.tensorboard:
-        require_tensorboard()
-    if isinstance(parts.source, ActionSource):
-        for name in parts.evaluation.modes:
-            Mode.parse(name).of(parts.policy(cast(Denoiser, parts.model)))
-    objective: Any = parts.objective
-    for name in (f.name for f in fields(objective)) if is_dataclass(objective) else ():
-        ramp = getattr(objective, name)
-        if isinstance(ramp, Ramp) and max(ramp.bends) > num_steps:
-            raise ValueError(
-                f"config: objective.{name} ends its ramp at step {max(ramp.bends)}, but the training has {num_steps} "
-                f"steps, so it would never get there; shorten the ramp, or set training.steps={max(ramp.bends)} or more"
-            )
-
-
-def _check_guidance(config: RunConfig) -> None:
-    guidance, dropout = config.sampler.fields.get("guidance"), config.objective.fields.get("condition_dropout")
-    if guidance and dropout == 0:
-        raise ValueError(
-            f"config: sampler.guidance is {guidance}, but objective.condition_dropout is 0, so the network never "
-            "learns what to do without its condition; set objective.condition_dropout=0.1, or sampler.guidance=0"
-        )
 
 
 def device_of(name: str) -> torch.device:
     """auto, cpu or cuda as a device; ValueError where a GPU is asked for and there is none."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda was asked for, but this torch sees no GPU; set device: cpu or auto")
+        raise ValueError(
+            "config: device is 'cuda', but this torch sees no GPU; set device: cpu or auto (for a run, in the "
+            "config.yaml of its folder)"
+        )
     gpu = None if name == "cpu" else local_gpu()
     return torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
 
@@ -297,7 +272,8 @@ def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str
     newest, skipped = checkpoint.newest(folder.checkpoints)
     if newest is None:
         faults = f" ({'; '.join(skipped)})" if skipped else ""
-        raise ValueError(f"run: {path} has no checkpoint that verifies{faults}; train it first")
+        todo = "copy a whole one there, or train again" if skipped else "train it first"
+        raise ValueError(f"run: {path} has no checkpoint that verifies{faults}; {todo}")
     saved = checkpoint.read(newest, for_training=False)
     parts = build(config, Spec.of(saved.extra["identity"]["spec"]))
     checkpoint.require_identity(saved, parts.identity)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from onpath import terminal
 from onpath.interrupts import Interrupts
+from onpath.mistakes import message_of
 from onpath.recipes import path_of, shipped, summary
 
 if TYPE_CHECKING:
@@ -78,15 +79,20 @@ def train(
         folder = processes.first(lambda: RunFolder(path) if resume else RunFolder.create(path, config.as_dict()))
         where = f"{parts.device}" if processes.count == 1 else f"{processes.count} processes, {parts.trainer.parallel}"
         terminal.console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {where}")
-        with terminal.progress_bar() as bar, report or nullcontext():
-            parts.trainer.fit(
-                job,
-                folder,
-                resume=resume,
-                processes=processes,
-                on_progress=terminal.Shown(bar, report),
-                should_stop=interrupts,
-            )
+        try:
+            with terminal.progress_bar() as bar, report or nullcontext():
+                parts.trainer.fit(
+                    job,
+                    folder,
+                    resume=resume,
+                    processes=processes,
+                    on_progress=terminal.Shown(bar, report),
+                    should_stop=interrupts,
+                )
+        except Exception:
+            if not resume and processes.rank == 0:
+                folder.discard()  # a mistake that the first step finds leaves nothing behind either
+            raise
     terminal.show_last_metrics(folder)
     if interrupts():
         command = escape(f"onpath train {recipe} --run {path} --resume")
@@ -114,6 +120,7 @@ def evaluate(
     whole = [text for text in overrides or [] if text in of_sampler or text.startswith("evaluation.")]
     settings = [text if text in whole else f"evaluation.{text}" for text in overrides or []]
     loaded = load(run, overrides=settings)
+    loaded.folder.evaluation()  # a file that cannot be added to is refused now, not after the measurement
     with terminal.errors.status("evaluating …"):
         label = " ".join(of_sampler)
         rows, watched = loaded.evaluate(label=label), loaded.traces(traces, label) if traces else []
@@ -144,8 +151,8 @@ def report(
 def sample(
     run: RunArgument,
     num: Annotated[int, typer.Option(help="How many.", min=1)] = 4,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
+    steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate from a trained run, on conditions of its validation split."""
@@ -196,27 +203,31 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
     terminal.console.print(table)
 
 
-@app.callback()
-def before(context: typer.Context) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand != "train":
-        raise ValueError(
-            f"{context.invoked_subcommand}: it runs in one process, and torchrun started {os.environ['WORLD_SIZE']}; "
-            "start it without torchrun (only train uses several)"
-        )
-
-
 def main() -> None:
     """Entry point: a user's mistake ends with one message and exit code 2, a bug with its traceback."""
     sys.path.insert(0, "")  # a user's own classes may lie in the working directory
     try:
-        app()
-    except ValueError as error:
-        _complain(error)
-        sys.exit(2)
+        _require_one_process(sys.argv[1:])
+        sys.exit(app(standalone_mode=False))
     except ConnectionError as error:
-        _complain(error)
+        _complain(str(error))
         sys.stderr.flush()
         os._exit(1)  # torch would wait for the lost process once more on the way out
+    except Exception as error:
+        message = message_of(error)
+        if not message:
+            raise
+        _complain(message)
+        sys.exit(2)
+
+
+def _require_one_process(arguments: list[str]) -> None:
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes > 1 and arguments[:1] != ["train"]:
+        raise ValueError(
+            f"{' '.join(arguments[:1]) or 'onpath'}: it runs in one process, and torchrun started {num_processes}; "
+            "start it without torchrun (only train uses several)"
+        )
 
 
 @contextmanager
@@ -232,8 +243,8 @@ def _processes() -> Iterator[Processes]:
         sys.exit(2)
 
 
-def _complain(error: Exception) -> None:
-    terminal.errors.print(Text("error: ", style="bold red") + Text(str(error), style="default"), soft_wrap=True)
+def _complain(message: str) -> None:
+    terminal.errors.print(Text("error: ", style="bold red") + Text(message, style="default"), soft_wrap=True)
 
 
 def _live(path: Path) -> Live:

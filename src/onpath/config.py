@@ -7,9 +7,9 @@ A part is written as a mapping of its fields with a `kind` (or as the bare kind)
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,10 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch.nn as nn
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from onpath.kinds import FAMILIES, WIRED, RunSections
 from onpath.overrides import override, read_yaml
+from onpath.wording import example, literals, near, unknown, words
 
 _STRICT = ConfigDict(allow_inf_nan=False)
 
@@ -44,9 +46,23 @@ class Part:
         extra = {name: value for name, value in wired.items() if name in names and name not in values}
         try:
             return self.cls(**values, **extra)
-        except ValueError as error:
-            section = self.path.split(".")[-1]
-            raise ValueError(f"config: {self.path}: {str(error).removeprefix(f'{section}: ')}") from error
+        except (ValueError, RuntimeError, MemoryError) as error:
+            if ":" in self.kind and not isinstance(error, ValueError):
+                raise
+            raise ValueError(self._refusal(error)) from error
+
+    def _refusal(self, error: Exception) -> str:
+        """What the constructor said, under the full paths of the fields that it speaks of."""
+        if not isinstance(error, ValueError):  # torch, which finds no room for the weights
+            sizes = ", ".join(f"{name} {value}" for name, value in self.fields.items() if isinstance(value, int))
+            reason = str(error).partition("\n")[0]
+            return f"config: {self.path}: {self.kind} cannot be made with {sizes} ({reason}); choose smaller sizes"
+        reason = str(error).removeprefix(f"{self.path.split('.')[-1]}: ")
+        given = reason.partition(";")[0]  # what comes after it is allowed or advised
+        names = [name for name in self.fields if name not in self.fields.values()]
+        named = [f"{self.path}.{name}" for name in names if re.search(rf"\b{name}\b", given)]
+        by = f"; your class {self.kind} says so" if ":" in self.kind else ""
+        return f"config: {self.path}: {reason}{'; change ' if named else ''}{' or '.join(named)}{by}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data with every default written out; parsing it gives the same part."""
@@ -72,7 +88,10 @@ class RunConfig:
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> RunConfig:
         """A validated config from plain data, defaults filled in."""
-        return cls(**_parse_fields(RunSections, data, ""))
+        config = cls(**_parse_fields(RunSections, data, ""))
+        if not 0 <= config.seed < 2**63:
+            raise ValueError(f"config: seed is {config.seed}; allowed are 0 to {2**63 - 1}; write it like seed=1")
+        return config
 
     @classmethod
     def load(cls, path: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -128,13 +147,16 @@ def _parse_fields(cls: type, data: Mapping[str, Any], path: str) -> dict[str, An
     allowed = {name: field for name, field in _fields(cls).items() if name not in wired}
     for name in data:
         if name not in allowed:
-            raise ValueError(_unknown(_join(path, name), str(name), allowed))
+            raise ValueError(unknown(_join(path, name), str(name), allowed))
     values: dict[str, Any] = {}
     for name, (hint, default) in allowed.items():
         if name in data:
             values[name] = _parse(hint, _completed(data[name], default), _join(path, name))
         elif default is inspect.Parameter.empty:
-            raise ValueError(f"config: {_join(path, name)} is missing; it has no default, so give it ({_words(hint)})")
+            raise ValueError(
+                f"config: {_join(path, name)} is missing; it has no default, so give it ({words(hint)}), like "
+                f"{_join(path, name)}={example(hint)}"
+            )
         else:
             values[name] = _of_default(default, _join(path, name))
     return values
@@ -179,24 +201,27 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             return _parse_part(option, value, path)
         if isinstance(option, type) and dataclasses.is_dataclass(option):
             if not isinstance(value, Mapping):
-                raise ValueError(f"config: {path} is {value!r}; a mapping of {', '.join(_fields(option))} is needed")
+                raise ValueError(
+                    f"config: {path} is {value!r}; a mapping of {', '.join(_fields(option))} is needed; set its fields "
+                    f"one by one, like {path}.{next(iter(_fields(option)))}=…"
+                )
             kind = _kind_of(option)  # a member of a family that is asked for by its class: its kind may be named
             rest = {name: item for name, item in value.items() if not kind or (name, item) != ("kind", kind)}
             return _checked(Part(option, kind, _parse_fields(option, rest, path), path))
     leaf: Any = typing.Union[tuple(leaves)]  # noqa: UP007  (built at run time)
     try:
         parsed = _adapter(leaf).validate_python(value)
+        reason = "(nothing is converted to or from text or true)" if _is_coerced(value, parsed) else ""
     except ValidationError as error:
         detail = error.errors()[0]
-        reason = f"({detail['msg'].lower()}){_near(detail['input'], _literals(hint))}"
-        raise ValueError(f"config: {path} is {value!r}; {_words(hint)} is needed {reason}") from error
+        parsed, reason = None, f"({detail['msg'].lower()}){near(detail['input'], literals(hint))}"
     except PydanticUserError as error:
         raise ValueError(
-            f"config: {path} has the type {_words(hint)}, which no config can hold; give it a default"
+            f"config: {path} has the type {words(hint)}, which no config can hold; give it a default"
         ) from error
-    if _is_coerced(value, parsed):
+    if reason:
         raise ValueError(
-            f"config: {path} is {value!r}; {_words(hint)} is needed (nothing is converted to or from text or true)"
+            f"config: {path} is {value!r}; {words(hint)} is needed {reason}; write it like {path}={example(hint)}"
         )
     return parsed
 
@@ -215,18 +240,6 @@ def _is_coerced(given: Any, parsed: Any) -> bool:
     return isinstance(parsed, int | float) and not isinstance(given, int | float)
 
 
-def _near(name: Any, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name).strip().lower(), list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _literals(hint: Any) -> list[str]:
-    """The words that a type allows anywhere in it."""
-    if typing.get_origin(hint) is typing.Literal:
-        return [word for word in typing.get_args(hint) if isinstance(word, str)]
-    return [word for part in typing.get_args(hint) for word in _literals(part)]
-
-
 def _parse_part(family: type, value: Any, path: str) -> Part:
     kinds = FAMILIES[family]
     if isinstance(value, str):
@@ -242,7 +255,7 @@ def _parse_part(family: type, value: Any, path: str) -> Part:
     else:
         kind = str(value["kind"])
         if kind not in kinds:
-            raise ValueError(_unknown(_join(path, "kind"), kind, kinds))
+            raise ValueError(unknown(_join(path, "kind"), kind, kinds))
         cls = kinds[kind]
     return _checked(Part(cls, kind, _parse_fields(cls, rest, path), path))
 
@@ -255,36 +268,31 @@ def _checked(part: Part) -> Part:
 
 
 def _own_class(family: type, name: Any, path: str) -> type:
-    """A user's class by `package.module:Class`."""
-    module, separator, attribute = str(name).partition(":")
-    if not separator:
+    """A user's class by `package.module:Class`; what its module raises keeps its traceback."""
+    where = f"config: {path}.class names {name!r}, which"
+    module, _, attribute = str(name).partition(":")
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", str(name)):
         raise ValueError(f"config: {path}.class is {name!r}; write it as package.module:Class")
     try:
         cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"config: {path}.class names {name!r}, which cannot be imported ({error}); is its folder on PYTHONPATH?"
+            f"{where} cannot be imported ({error}); start in its folder, or put that on PYTHONPATH"
         ) from error
-    # a denoiser is any nn.Module with the two methods of the protocol; the other nouns are abstract classes
+    except Exception as error:
+        error.add_note(f"{where} cannot be imported for this reason")
+        raise
     if not isinstance(cls, type) or not issubclass(cls, family):
-        raise ValueError(f"config: {path}.class names {name!r}, which is not a subclass of {family.__name__}")
+        raise ValueError(
+            f"{where} is {cls!r} and not a subclass of {family.__name__}; derive it from {family.__module__}."
+            f"{family.__name__}"
+        )
+    # a denoiser is any nn.Module with the two methods of the protocol; the other nouns are abstract classes
+    protocol = {"encode", "forward"} if family is nn.Module else set()
+    missing = getattr(cls, "__abstractmethods__", frozenset()) | (protocol - set(dir(cls)))
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(sorted(missing))}; write these methods, see docs/extend.md")
     return cls
-
-
-def _unknown(path: str, name: str, allowed: Iterable[str]) -> str:
-    hint = _near(name, allowed)
-    if name in WIRED:
-        hint = "; it is set by the run itself, once for all its parts (one seed, one schedule, one grid)"
-    return f"config: {path}: {name!r} is not known; allowed are {', '.join(allowed)}{hint}"
-
-
-def _words(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    if hint in FAMILIES:
-        return "one of " + ", ".join(FAMILIES[hint])
-    plain = isinstance(hint, type) and typing.get_origin(hint) is None
-    return hint.__name__ if plain else str(hint).replace("typing.", "")
 
 
 def _join(path: str, name: Any) -> str:

@@ -71,22 +71,41 @@ class RunFolder:
                 f"run folder: {path} already holds a run; pass --resume to go on with it, or choose another --run"
             )
         folder = cls(path)
+        left = [name for name in ("metrics.jsonl", "checkpoints/step-*") if any(path.glob(name))]
+        if left:
+            raise ValueError(
+                f"run folder: {path} holds {' and '.join(left)} of a run, but no config.yaml; put that back to go on "
+                "with it, or choose another --run"
+            )
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            folder.write_config(config)
         except OSError as error:
-            raise ValueError(f"run folder: {path} cannot be made ({error}); choose another --run") from error
-        write_atomically(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        folder.write_config(config)
+            raise ValueError(
+                f"run folder: {path} cannot be made ({error}); choose another --run, one that can be written to"
+            ) from error
         return folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """The run at `path`; ValueError where there is none."""
         if not (path / "config.yaml").is_file():
+            found = "is a file" if path.is_file() else "holds no config.yaml" if path.exists() else "is not there"
             raise ValueError(
-                f"run folder: {path} holds no config.yaml, so it is not a run; start one with onpath train"
+                f"run folder: {path} {found}, so it is not a run; give the folder of one, or start it with onpath "
+                f"train RECIPE --run {path}"
             )
         return cls(path)
+
+    def discard(self) -> None:
+        """Takes a folder away again in which nothing was trained yet; one with metrics or a checkpoint stays."""
+        if not (self.path / "metrics.jsonl").exists() and not any(self.path.glob("checkpoints/step-*")):
+            for name in ("config.yaml", "recipe.yaml", "environment.json"):
+                (self.path / name).unlink(missing_ok=True)
+            for folder in (self.checkpoints, self.path):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -129,15 +148,18 @@ class RunFolder:
             file.write(json.dumps(dict(row)) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The rows of metrics.jsonl in order; a torn last line is left out."""
+        """The rows of metrics.jsonl in order; lines that hold no row, such as a torn last one, are left out."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
-        for line in path.read_text().splitlines():
+        lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+        for line in lines:
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError:
-                return
+                row = None
+            if isinstance(row, dict) and row.keys() >= {"step", "set"}:
+                yield row
 
     def truncate_metrics(self, step: int) -> None:
         """Keeps the rows up to `step`, so that a resumed run writes each row once."""
@@ -186,9 +208,11 @@ def _rows(path: Path, text: str) -> list[dict[str, Any]]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and run onpath evaluate again") from error
+        raise ValueError(
+            f"{path} is not JSON but {text[:80]!r} ({error}); delete it and run onpath evaluate again"
+        ) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path} does not hold objects; delete it and run onpath evaluate again")
+        raise ValueError(f"{path} does not hold objects but {text[:80]!r}; delete it and run onpath evaluate again")
     return rows
 
 

@@ -129,8 +129,8 @@ def test_zero_padding_is_marked_and_cuts() -> None:
     [
         ({"num_actions": 2}, "num_actions is 2; allowed are 3 to 7"),
         ({"num_actions": 8}, "num_actions is 8; allowed are 3 to 7"),
-        ({"length": 32}, "length is 32; allowed are 36 to any"),
-        ({"padding": "zero", "length": 0}, "length is 0; allowed are 1 to any"),
+        ({"length": 32}, "length is 32; allowed are 36 or more"),
+        ({"padding": "zero", "length": 0}, "length is 0; allowed are 1 or more"),
         ({"starts_per_goal": 0}, "starts_per_goal is 0"),
         ({"episodes": 0}, "episodes is 0"),
         ({"rotate": True}, "set without `episodes`"),

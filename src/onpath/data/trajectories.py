@@ -192,7 +192,10 @@ class TrajectoryFile(ActionSource):
 
     def trajectories(self) -> Trajectories:
         """The whole file, both splits, read once and kept while it does not change on disk."""
-        return _load(*_stamp(self.path), self.num_actions, self.max_seq_len)
+        data = _load(*_stamp(self.path), self.num_actions, self.max_seq_len)
+        if self.suffixes:
+            _require_simulated(*_stamp(self.path), self.num_actions, self.max_seq_len)
+        return data
 
     def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
         data, split_rows = self.trajectories(), self._rows()
@@ -224,10 +227,7 @@ class TrajectoryFile(ActionSource):
     def _advance(
         self, image: UInt8[Tensor, "B W H 3"], actions: Int64[Tensor, "B T"], cut: Int64[Tensor, "B"]
     ) -> tuple[UInt8[Tensor, "B W H 3"], Int64[Tensor, "B"]]:
-        try:
-            worlds, agents = gridworld.read(image)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: suffixes cannot be simulated: {error}; or set suffixes=False") from error
+        worlds, agents = gridworld.read(image)
         agents = gridworld.follow(worlds, agents, actions, cut)
         return gridworld.observe(worlds, agents), agents.direction
 
@@ -288,6 +288,19 @@ def _load(path: str, _changed_ns: int, _size: int, num_actions: int, max_seq_len
     return load(path, num_actions, max_seq_len)
 
 
+@lru_cache(maxsize=4)
+def _require_simulated(path: str, changed_ns: int, size: int, num_actions: int, max_seq_len: int) -> None:
+    """ValueError with the first row of the file that the simulator cannot walk in."""
+    image = _load(path, changed_ns, size, num_actions, max_seq_len).image
+    for first in range(0, len(image), 4096):
+        try:
+            gridworld.read(image[first : first + 4096])
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: suffixes cannot be simulated: {error} (counted from row {first}); or set suffixes=False"
+            ) from error
+
+
 @lru_cache(maxsize=8)
 def _held_out(
     path: str, changed_ns: int, size: int, num_actions: int, max_seq_len: int, share: float
@@ -320,4 +333,4 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _between(name: str, value: int, low: int, high: int | None) -> None:
     if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} is {value}; allowed are {low} to {'any' if high is None else high}")
+        raise ValueError(f"{name} is {value}; allowed are {f'{low} or more' if high is None else f'{low} to {high}'}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +67,10 @@ def load(path: str | Path, num_actions: int, max_seq_len: int) -> Trajectories:
     path = Path(path)
     kind = _kind(path)
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; give the path of an .npz or .jsonl file of demonstrations")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise ValueError(
+            f"{path}: there is no such file{where}; give the path of an .npz or .jsonl file of demonstrations"
+        )
     arrays = _read_npz(path) if kind == ".npz" else _read_jsonl(path)
     check = _Checker(path, "line" if kind == ".jsonl" else "row")
     return check.trajectories(arrays, num_actions, max_seq_len)
@@ -73,15 +78,23 @@ def load(path: str | Path, num_actions: int, max_seq_len: int) -> Trajectories:
 
 def _kind(path: Path) -> str:
     if path.suffix not in (".npz", ".jsonl"):
-        raise ValueError(f"{path}: the ending is {path.suffix!r}; demonstrations are kept in .npz or .jsonl files")
+        raise ValueError(
+            f"{path}: the ending is {path.suffix!r}; demonstrations are kept in .npz or .jsonl files; convert it "
+            "(onpath.data.trajectory_files.save writes both)"
+        )
     return path.suffix
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name in (*_KEYS, "length")}
-    except Exception as error:  # a broken archive fails in as many ways as zip files do
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as an .npz archive ({error}); it is torn or another kind of file: copy it again, "
+            "or write it with np.savez"
+        ) from error
+    except Exception as error:  # an array in it fails in many ways
         raise ValueError(
             f"{path}: cannot be read as numbers ({error}). Rows of different shapes make an array of objects: pad "
             f"`actions` to one length T, say how many count in `length`, and keep grids of one size in a file"
@@ -106,27 +119,31 @@ def _read_jsonl(path: Path) -> dict[str, np.ndarray]:
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     shape = None
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="backslashreplace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 raise ValueError(f"{path}, line {number}: is empty; write one JSON object a line")
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: is not JSON ({error}); write one object a line") from error
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(
+                    f"{path}, line {number}: is not JSON ({error}) but {_cut(line)}; write one object a line, whole"
+                ) from error
             if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: is not an object; write {{{', '.join(_KEYS)}}}")
+                raise ValueError(
+                    f"{path}, line {number}: is not an object but {_cut(line)}; write {{{', '.join(_KEYS)}}}"
+                )
             _need_keys(row, f"{path}, line {number}")
             row = {name: _integers(row[name], name, f"{path}, line {number}") for name in row if name in _ALLOWED_NDIM}
             if row.get("length", 0) > len(row["actions"]):
                 raise ValueError(
                     f"{path}, line {number}: the length is {row['length']}; allowed: 1 to {len(row['actions'])}, the "
-                    f"number of its actions"
+                    f"number of its actions; repair the row"
                 )
             if shape is not None and row["grid"].shape != shape:
                 raise ValueError(
                     f"{path}, line {number}: the grid has shape {row['grid'].shape}, the ones before {shape}; "
-                    f"keep grids of one size in a file"
+                    "keep grids of one size in a file"
                 )
             shape = row["grid"].shape
             yield row
@@ -145,16 +162,28 @@ def _integers(value: Any, name: str, where: str) -> np.ndarray:
         array = array.astype(np.int64)
     if array.ndim not in _ALLOWED_NDIM[name]:
         dims = " or ".join(map(str, _ALLOWED_NDIM[name]))
-        raise ValueError(f"{where}: `{name}` has {array.ndim} dimensions; it needs {dims}")
+        raise ValueError(f"{where}: `{name}` has {array.ndim} dimensions; it needs {dims}; repair the row")
     if array.dtype.kind not in "iu":
-        raise ValueError(f"{where}: `{name}` holds {array.dtype} values; it needs integers (no fractions, no NaN)")
+        raise ValueError(
+            f"{where}: `{name}` holds {array.dtype} values, {_cut(value)}; it needs integers (no fractions, no NaN); "
+            "repair the row"
+        )
     return array
+
+
+def _cut(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value.strip() if isinstance(value, str) else value)
+    return text if len(text) <= 60 else f"{text[:60]} …"
 
 
 def _need_keys(found: Mapping[str, Any], where: str) -> None:
     missing = [name for name in _KEYS if name not in found]
     if missing:
-        raise ValueError(f"{where}: {', '.join(missing)} missing; needed are {', '.join(_KEYS)}, and `length` may be")
+        raise ValueError(
+            f"{where}: {', '.join(missing)} missing; needed are {', '.join(_KEYS)}, and `length` may be; there are "
+            f"{', '.join(found) or 'none'}: add or rename"
+        )
 
 
 @dataclass(frozen=True)
@@ -168,7 +197,7 @@ class _Checker:
         _need_keys(arrays, str(self.path))
         for name, array in arrays.items():
             self._numeric(name, array)
-        size = len(arrays["grid"])
+        size = len(np.atleast_1d(arrays["grid"]))
         if size == 0:
             raise ValueError(f"{self.path}: holds no demonstration; write at least one")
         actions = arrays["actions"]
@@ -196,9 +225,10 @@ class _Checker:
     def _shape(self, name: str, array: np.ndarray, ndim: tuple[int, ...], size: int) -> None:
         wanted = {"grid": "(N, W, H, 3) or (N, W, H)", "actions": "(N, T)"}.get(name, "(N,)")
         channels = name == "grid" and array.ndim == 4 and array.shape[-1] != 3
-        if array.ndim not in ndim or len(array) != size or channels:
+        if array.ndim not in ndim or array.shape[0] != size or channels:
             raise ValueError(
-                f"{self.path}: `{name}` has shape {array.shape}; {wanted} is needed, with N = {size} as in `grid`"
+                f"{self.path}: `{name}` has shape {array.shape}; {wanted} is needed, with N = {size} as in `grid`; "
+                "write it with np.savez in that shape"
             )
 
     def _lengths(self, length: np.ndarray, width: int, max_seq_len: int) -> np.ndarray:
@@ -244,4 +274,7 @@ class _Checker:
         if bad.any():
             row = int(bad.argmax())
             number = row + 1 if self.unit == "line" else row
-            raise ValueError(f"{self.path}, {self.unit} {number}: the {what} is {values[row]}; allowed: {allowed}")
+            repair = "" if ";" in allowed else "; repair the row, or leave it out"
+            raise ValueError(
+                f"{self.path}, {self.unit} {number}: the {what} is {values[row]}; allowed: {allowed}{repair}"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import time
@@ -88,9 +89,11 @@ class Mode:
         """
         match = re.fullmatch(r"(open|closed|horizon([1-9]\d*))@([1-9]\d*)(?:\+warm(\d*\.?\d+))?(/minigrid)?", name)
         if match is None:
+            near = difflib.get_close_matches(name, ("open@10", "closed@10", "horizon8@10"), n=1)
             raise ValueError(
                 f"mode: {name!r} is not one; write open@40, closed@10 or horizon8@10 (denoising steps of a plan after "
                 "the @), then +warm0.5 for a warm start, then /minigrid for the real environment"
+                + (f"; did you mean {near[0]}?" if near else "")
             )
         kind, horizon, steps, warm, real = match.groups()
         replan_every = {"open": None, "closed": 1}.get(kind, int(horizon or 1))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from onpath.evaluation.envs import Mode
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -28,4 +30,12 @@ class Evaluation:
             raise ValueError(
                 f"evaluation: num_tasks is {self.num_tasks}, sets is {self.sets} and modes is {self.modes}; at least "
                 "one task of one set in one mode is needed"
+            )
+        for name in self.modes:
+            Mode.parse(name)
+        twice = [name for names in (self.sets, self.modes) for name in sorted(set(names)) if names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"evaluation: sets is {self.sets} and modes is {self.modes}; {', '.join(twice)} stands there twice, "
+                "and once is enough: remove the other"
             )

@@ -46,12 +46,10 @@ class PlanMLP(nn.Module):
         located: tuple[int, ...] = (GOAL, AGENT),
     ) -> None:
         super().__init__()
-        _check_sizes("plan_mlp", width=width, hidden=hidden, depth=depth)
-        if "image" not in spec.cond:
-            raise ValueError(
-                f"plan_mlp: it reads images of grid worlds, and the data have the conditions {sorted(spec.cond)}; take "
-                "a source with `image` and `direction`, or another model"
-            )
+        _check_sizes("plan_mlp", spec, width=width, hidden=hidden, depth=depth)
+        for name, codes in (("planes", planes), ("located", located)):
+            if not all(0 <= code <= 255 for code in codes) or len(set(codes)) < len(codes):
+                raise ValueError(f"plan_mlp: {name} is {codes}; allowed are different object codes, 0 to 255")
         w, h = spec.cond["image"][:2]
         length, num_words = spec.length, spec.num_words
         self.image_size, self.length, self.num_words = (w, h), length, num_words
@@ -138,7 +136,7 @@ class PlanTransformer(nn.Module):
         time: bool = True,
     ) -> None:
         super().__init__()
-        _check_sizes("plan_transformer", width=width, num_heads=num_heads, depth=depth, patch=patch)
+        _check_sizes("plan_transformer", spec, width=width, num_heads=num_heads, depth=depth, patch=patch)
         if width % 8 or convs < 0:
             raise ValueError(
                 f"plan_transformer: width is {width} and convs is {convs}; needed are a multiple of 8 (for its "
@@ -231,10 +229,18 @@ class PlanTransformer(nn.Module):
         return read_rows(self.head, self.norm(hidden), rows, readout)
 
 
-def _check_sizes(network: str, **sizes: int) -> None:
+def _check_sizes(network: str, spec: Spec, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{network}: {name} is {size}; it must be 1 or more")
+    if "image" not in spec.cond:
+        raise ValueError(
+            f"{network}: it reads images of grid worlds, and the data have the conditions {sorted(spec.cond)}; take a "
+            "source with `image` and `direction`, or another model"
+        )
+    side = max(spec.cond["image"][:2])
+    if sizes.get("patch", 1) > side:
+        raise ValueError(f"{network}: patch is {sizes['patch']}; allowed are 1 to {side}, the side of the images")
 
 
 class _PlanBlock(nn.Module):

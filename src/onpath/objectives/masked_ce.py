@@ -38,8 +38,8 @@ class MaskedCrossEntropy(Objective):
         for step in (0, *low.bends, *high.bends, 2**62):
             if not 0.0 <= low.value(step) <= high.value(step) <= 1.0:
                 raise ValueError(
-                    f"masked cross-entropy: the mask ratio runs from {low.value(step)} to {high.value(step)} at step "
-                    f"{min(step, max(*low.bends, *high.bends))}; needed is 0 <= low <= high <= 1"
+                    f"masked cross-entropy: the mask ratio runs from low {low.value(step)} to high {high.value(step)} "
+                    f"at step {min(step, max(*low.bends, *high.bends))}; needed is 0 <= low <= high <= 1"
                 )
         if not self.partial and final < 1.0:
             raise ValueError(

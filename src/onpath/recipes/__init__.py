@@ -22,8 +22,12 @@ def path_of(name: str) -> Path:
         return Path(name)
     names = {file.stem: file for file in shipped()}
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = difflib.get_close_matches(name.lower(), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; onpath recipes says what they train"
+        if Path(name).is_file():
+            hint = "; a file of yours must end in .yaml, so rename it"
+        elif Path(name).is_dir():
+            hint = "; this is a folder: name its .yaml file, or go on with a run by --run FOLDER --resume"
         raise ValueError(f"recipe: {name!r} is not known; allowed are {', '.join(names)}, or a .yaml file{hint}")
     return names[name]
 

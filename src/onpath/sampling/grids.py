@@ -10,6 +10,8 @@ import torch
 
 from onpath.schedules import DATA, PRIOR, Schedule
 
+MAX_STEPS = 100_000
+
 
 class Grid(ABC):
     """Falling times 1 = t_0 > … > t_K = 0; ``times`` adds the pure states where the schedule is bounded."""
@@ -88,5 +90,5 @@ class ExplicitGrid(Grid):
 
 
 def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"grid: steps is {steps}; at least 1 is needed")
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"grid: steps is {steps}; allowed are 1 to {MAX_STEPS}; take 10 or so")

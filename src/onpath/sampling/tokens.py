@@ -28,7 +28,10 @@ class Categorical:
                 "temperature >= 0 (0 is greedy), top_k >= 0 (0 is off), 0 < top_p <= 1 (1 is off)"
             )
         if self.temperature == 0 and (self.top_k or self.top_p < 1):
-            raise ValueError("token choice: temperature 0 takes the likeliest token, so top_k and top_p have no effect")
+            raise ValueError(
+                f"token choice: temperature is 0 with top_k {self.top_k} and top_p {self.top_p}; 0 takes the likeliest "
+                "token, so these have no effect: remove them, or raise the temperature"
+            )
 
     @property
     def restricted(self) -> bool:

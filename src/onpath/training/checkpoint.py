@@ -150,11 +150,20 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         held = model.state_dict()
         model.load_state_dict({n: sharded_like(w, held[n]) if n in held else w for n, w in weights.items()})
     except RuntimeError as error:
-        detail = str(error).rstrip(".")
         raise ValueError(
-            f"checkpoint: its weights do not fit the network of the config. {detail}. Restore the settings of `model` "
-            "and `data` that the run was trained with, or start a new run"
+            f"checkpoint: its weights do not fit the network of the config: {_difference(model, weights)}. Restore the "
+            "settings of `model` and `data` that the run was trained with, or start a new run"
         ) from error
+
+
+def _difference(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """The first weight that a checkpoint and a network do not share, and how many there are."""
+    saved, wanted = ({n: tuple(w.shape) for n, w in state.items()} for state in (weights, model.state_dict()))
+    names = [name for name in {**wanted, **saved} if saved.get(name) != wanted.get(name)]
+    if not names:
+        return "they cannot be copied"
+    had, has = (f"{shapes[names[0]]}" if names[0] in shapes else "nothing" for shapes in (saved, wanted))
+    return f"{names[0]} is {had} there and {has} in {type(model).__name__} (and {len(names) - 1} more differ)"
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

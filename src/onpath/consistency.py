@@ -1,0 +1,84 @@
+"""What no section of a config can know alone: whether the sections fit each other, the data and the machine.
+
+Everything here would otherwise be refused, or go wrong, in the middle of a training or after it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch.nn as nn
+
+from onpath.config import RunConfig
+from onpath.data.source import Source
+from onpath.evaluation.envs import Mode
+from onpath.evaluation.policy import PlanPolicy
+from onpath.evaluation.settings import Evaluation
+from onpath.objectives.base import Objective
+from onpath.ramps import Ramp
+from onpath.training.reporter import require_tensorboard
+from onpath.training.trainer import Trainer
+
+
+def require_training(trainer: Trainer, source: Source, model: nn.Module) -> None:
+    """ValueError where this training could not begin, could not end, or would never reach its learning rate."""
+    if trainer.epochs and source.num_examples is None:
+        raise ValueError(
+            f"config: training.epochs is {trainer.epochs}, but {type(source).__name__} never ends; set training.steps "
+            "instead (and training.epochs=0), or data that end, such as data.episodes=10000"
+        )
+    num_steps, cores = trainer.num_steps(source), os.cpu_count() or 1
+    if (trainer.warmup_steps or 0) >= num_steps:
+        raise ValueError(
+            f"config: training.warmup_steps is {trainer.warmup_steps}, but the training has {num_steps} steps and "
+            f"would never reach its learning rate; allowed are 0 to {num_steps - 1}; change training.warmup_steps or "
+            "training.steps"
+        )
+    if trainer.threads > cores:
+        raise ValueError(
+            f"config: training.threads is {trainer.threads}, but this machine has {cores} cores; allowed are 0 (as "
+            f"many as there are) to {cores}; change training.threads"
+        )
+    if trainer.tensorboard:
+        require_tensorboard()
+    if trainer.validation_examples:
+        _ = source.at_split("validation").num_examples  # refused here where there is none
+    try:
+        trainer.optimizer.build(model)
+    except ValueError as error:
+        raise ValueError(f"config: training.optimizer: {error}") from error
+
+
+def require_ramps(objective: Objective, num_steps: int) -> None:
+    """ValueError where a ramp of the objective is longer than the training."""
+    whole: Any = objective
+    for name in (f.name for f in fields(whole)) if is_dataclass(whole) else ():
+        ramp = getattr(whole, name)
+        if isinstance(ramp, Ramp) and max(ramp.bends) > num_steps:
+            raise ValueError(
+                f"config: objective.{name} ends its ramp at step {max(ramp.bends)}, but the training has {num_steps} "
+                f"steps, so it would never get there; shorten the ramp, or set training.steps={max(ramp.bends)} or more"
+            )
+
+
+def require_evaluation(evaluation: Evaluation, policy: PlanPolicy) -> None:
+    """ValueError where a mode cannot run with the plans of this run. Modes that nobody has set are left alone."""
+    for name in evaluation.modes if evaluation.modes != Evaluation.modes else ():
+        try:
+            Mode.parse(name).of(policy)
+        except ValueError as error:
+            raise ValueError(
+                f"config: evaluation.modes has {name!r}, which cannot run: {error}; change evaluation.modes"
+            ) from error
+
+
+def require_guidance(config: RunConfig) -> None:
+    """ValueError where the sampler asks for guidance that the objective never trains."""
+    guidance, dropout = config.sampler.fields.get("guidance"), config.objective.fields.get("condition_dropout")
+    if guidance and dropout == 0:
+        raise ValueError(
+            f"config: sampler.guidance is {guidance}, but objective.condition_dropout is 0, so the network never "
+            "learns what to do without its condition; set objective.condition_dropout=0.1, or sampler.guidance=0"
+        )

@@ -1,0 +1,470 @@
+"""Every mistake that a user can make, in one table, and what its message must tell: four columns, four points."""
+
+# ruff: noqa: E501  (one mistake a line: it is a table)
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from onpath import build, cli
+from onpath.records import RunFolder
+from tiny import CONFIG, tiny
+
+Prepare = Callable[[pytest.MonkeyPatch], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mistake.
+
+    command: what is typed after `onpath`, in a folder with the config mine.yaml and the trained run `run`.
+    prepare: makes the bad file. The message must hold `where` (the path of the setting or the file), `given` (the
+    value, or what was found), `allowed` (or needed), and `todo`.
+    """
+
+    name: str
+    command: str
+    where: str
+    given: str
+    allowed: str
+    todo: str
+    prepare: Prepare = lambda patch: None
+
+
+def text(path: str, content: str | bytes) -> Prepare:
+    """Writes a file, in place of whatever stands there."""
+
+    def write(patch: pytest.MonkeyPatch) -> None:
+        file = Path(path)
+        if file.is_dir():
+            shutil.rmtree(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return write
+
+
+def changed(path: str, old: str, new: str) -> Prepare:
+    """Edits a text file."""
+
+    def write(patch: pytest.MonkeyPatch) -> None:
+        before = Path(path).read_text()
+        assert old in before
+        Path(path).write_text(before.replace(old, new))
+
+    return write
+
+
+def gone(path: str) -> Prepare:
+    def remove(patch: pytest.MonkeyPatch) -> None:
+        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+
+    return remove
+
+
+def folder(path: str) -> Prepare:
+    return lambda patch: Path(path).mkdir()
+
+
+def flipped(path: str) -> Prepare:
+    """Changes one bit of a file."""
+
+    def write(patch: pytest.MonkeyPatch) -> None:
+        data = bytearray(Path(path).read_bytes())
+        data[-3] ^= 1
+        Path(path).write_bytes(data)
+
+    return write
+
+
+def cut(path: str) -> Prepare:
+    """Leaves the first half of a file."""
+
+    def write(patch: pytest.MonkeyPatch) -> None:
+        data = Path(path).read_bytes()
+        Path(path).write_bytes(data[: len(data) // 2])
+
+    return write
+
+
+GRID = [[10, 1], [1, 2], [8, 1]]
+
+
+def arrays(**changes: Any) -> Prepare:
+    """Four demonstrations in d.npz, with some arrays changed or (None) left out."""
+
+    def write(patch: pytest.MonkeyPatch) -> None:
+        good = {"grid": np.array([GRID] * 4), "direction": np.zeros(4, int), "actions": np.full((4, 2), 2)}
+        whole = {**good, "length": np.full(4, 2), **changes}
+        np.savez("d.npz", **{name: array for name, array in whole.items() if array is not None})
+
+    return write
+
+
+def cells(code: int) -> np.ndarray:
+    """Grids with an object of this code."""
+    return np.array([[[10, 1], [code, 2], [8, 1]]] * 4)
+
+
+def lines(*rows: Any) -> Prepare:
+    """d.jsonl: a good row, and these."""
+    good = {"grid": GRID, "direction": 0, "actions": [2, 2]}
+    return text("d.jsonl", "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in (good, *rows)))
+
+
+def missing(module: str) -> Prepare:
+    return lambda patch: patch.setitem(sys.modules, module, None)
+
+
+def many(*parts: Prepare) -> Prepare:
+    return lambda patch: [part(patch) for part in parts]
+
+
+def locked(patch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    Path("locked").mkdir(mode=0o500)
+
+
+def without_gpu(patch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+
+
+TRAIN = "train mine.yaml --run new"
+NPZ = f"{TRAIN} training.validation_examples=0 'data={{kind: trajectories, path: d.npz, max_seq_len: 8}}'"
+JSONL = NPZ.replace("d.npz", "d.jsonl")
+SMALL = "'model={kind: plan_transformer, width: 16, num_heads: 2, depth: 1, patch: 1}'"
+RESUME = "train mine.yaml --run run --resume training.steps=5"
+LAST = "run/checkpoints/step-3"
+
+SETTINGS = [
+    Case("section", f"{TRAIN} trainig.steps=3", "config: trainig", "'trainig'", "allowed are data, model", "did you mean training?"),
+    Case("field", f"{TRAIN} training.stesp=3", "training.stesp", "'stesp'", "allowed are steps, epochs", "did you mean steps?"),
+    Case("field of a kind", f"{TRAIN} data.lenght=40", "data.lenght", "'lenght'", "allowed are num_actions", "did you mean length?"),
+    Case("field of a part of a part", f"{TRAIN} sampler.tokens.temprature=1", "sampler.tokens.temprature", "'temprature'", "allowed are temperature", "did you mean temperature?"),
+    Case("nothing like it", f"{TRAIN} xyzzy=1", "config: xyzzy", "'xyzzy'", "allowed are data", "Rename it, or remove it"),
+    Case("of the run itself", f"{TRAIN} data.seed=1", "data.seed", "'seed'", "set by the run itself", "remove it"),
+    Case("kind", f"{TRAIN} schedule=cosin", "schedule.kind", "'cosin'", "allowed are linear, cosine", "did you mean cosine?"),
+    Case("kind and class", f"{TRAIN} 'schedule={{kind: linear, class: a:B}}'", "config: schedule", "'class': 'a:B'", "one of linear", "not both"),
+    Case("no mapping", f"{TRAIN} training=3", "config: training", "is 3", "a mapping of steps", "set its fields one by one"),
+    Case("word for a number", f"{TRAIN} training.steps=many", "training.steps", "'many'", "int is needed", "write it like training.steps=1"),
+    Case("truth for a number", f"{TRAIN} training.steps=true", "training.steps", "True", "int is needed", "write it like training.steps=1"),
+    Case("nothing for a number", f"{TRAIN} training.steps=", "training.steps", "None", "int is needed", "write it like training.steps=1"),
+    Case("fraction", f"{TRAIN} training.steps=1.5", "training.steps", "1.5", "int is needed", "write it like"),
+    Case("number too big", f"{TRAIN} training.steps=1e400", "training.steps", "inf", "finite number", "write it like"),
+    Case("infinity", f"{TRAIN} training.optimizer.learning_rate=.inf", "training.optimizer.learning_rate", "inf", "finite number", "write it like"),
+    Case("not a number", f"{TRAIN} training.ema=.nan", "training.ema", "nan", "finite number", "write it like training.ema=0.5"),
+    Case("number for truth", f"{TRAIN} training.compile=1", "training.compile", "is 1", "bool is needed", "write it like training.compile=true"),
+    Case("word", f"{TRAIN} training.decay=cosin", "training.decay", "'cosin'", "one of cosine, linear", "did you mean cosine?"),
+    Case("list too short", f"{TRAIN} training.optimizer.betas=[0.9]", "training.optimizer.betas", "[0.9]", "a list [float, float]", "write it like training.optimizer.betas=[0.5, 0.5]"),
+    Case("word in a list", f"{TRAIN} evaluation.sets=[tets]", "evaluation.sets", "['tets']", "a list of one of train, test, long", "did you mean test?"),
+    Case("no list", f"{TRAIN} evaluation.modes=open@2", "evaluation.modes", "'open@2'", "a list of str", "write it like evaluation.modes=[text]"),
+    Case("missing field", f"{TRAIN} 'schedule={{kind: shifted}}'", "schedule.base", "is missing", "one of linear, cosine", "like schedule.base=linear"),
+    Case("missing path", f"{TRAIN} data=trajectories", "data.path", "is missing", "(str)", "like data.path="),
+    Case("negative seed", f"{TRAIN} seed=-1", "config: seed", "-1", "allowed are 0 to 9223372036854775807", "write it like seed=1"),
+    Case("huge seed", f"{TRAIN} seed=18446744073709551616", "config: seed", "18446744073709551616", "allowed are 0 to", "write it like seed=1"),
+    Case("override without =", f"{TRAIN} training", "override:", "'training'", "of the form key.path=value", "write it like training.steps=1000"),
+    Case("override of nothing", f"{TRAIN} training..steps=1", "override:", "'training..steps=1'", "of the form key.path=value", "write it like training.steps=1000"),
+    Case("override into a scalar", f"{TRAIN} training.steps.x=1", "training.steps", "which is 3", "has no fields", "set the whole of it, like training.steps=3"),
+    Case("override into a list", f"{TRAIN} evaluation.sets.0=test", "evaluation.sets", "{'0': 'test'}", "a list of one of", "write it like evaluation.sets=[train]"),
+    Case("override that is torn", f"{TRAIN} training.steps=[1", "'training.steps=[1'", "got '<stream end>'", "expected ',' or ']'", "[a, list]"),
+    Case("override with no such day", f"{TRAIN} training.steps=2024-13-45", "'training.steps=2024-13-45'", "13", "month must be in 1..12", "text in quotes"),
+]  # fmt: skip
+
+VALUES = [
+    Case("steps and epochs", f"{TRAIN} training.epochs=3", "training.epochs", "epochs is 3", "exactly one of them", "change training.steps or training.epochs"),
+    Case("accumulation", f"{TRAIN} training.accumulation=3", "training.accumulation", "accumulation is 3", "a positive multiple of accumulation", "change training.batch_size or training.accumulation"),
+    Case("negative rate", f"{TRAIN} training.optimizer.learning_rate=-1", "training.optimizer.learning_rate", "learning_rate -1.0", "rates of 0 or more", "change training.optimizer.learning_rate"),
+    Case("average", f"{TRAIN} training.ema=1", "training.ema", "ema is 1.0", "0 <= ema < 1", "change training.ema"),
+    Case("plateau without validation", f"{TRAIN} training.decay=plateau", "training.validate_every", "validate_every is 0", "set how often to validate", "change training.decay or training.validate_every"),
+    Case("plateau without effect", f"{TRAIN} training.plateau.factor=0.3", "training.plateau", "decay is cosine", "set decay: plateau", "or remove it"),
+    Case("final rate without effect", f"{TRAIN} training.decay=constant training.final_rate=0.1", "training.final_rate", "final_rate is 0.1", "take decay: cosine or linear", "remove final_rate"),
+    Case("width", f"{TRAIN} model.width=0", "model.width", "width is 0", "1 or more", "change model.width"),
+    Case("width beyond memory", f"{TRAIN} model.width=1e13", "config: model", "width 10000000000000", "can't allocate memory", "choose smaller sizes"),
+    Case("heads", f"{TRAIN} 'model={{kind: plan_transformer, num_heads: 3}}'", "model.num_heads", "num_heads is 3", "width must be a multiple", "change model.width or model.num_heads"),
+    Case("patch", f"{TRAIN} 'model={{kind: plan_transformer, patch: 50}}'", "model.patch", "patch is 50", "allowed are 1 to 19", "change model.patch"),
+    Case("planes", f"{TRAIN} model.planes=[300]", "model.planes", "(300,)", "0 to 255", "change model.planes"),
+    Case("actions", f"{TRAIN} data.num_actions=9", "data.num_actions", "num_actions is 9", "allowed are 3 to 7", "change data.num_actions"),
+    Case("canvas shorter than plans", f"{TRAIN} data.length=20", "data.length", "length is 20", "allowed are 36 or more", "change data.length"),
+    Case("turns without effect", f"{TRAIN} data.rotate=true", "data.rotate", "rotate or reflect is set without `episodes`", "set `episodes`", "or leave them out"),
+    Case("mirror and canonical ties", f"{TRAIN} data.episodes=4 data.reflect=true", "data.reflect", 'ties "canonical"', 'choose ties "uniform"', "change data.ties"),
+    Case("schedule bounds", f"{TRAIN} schedule.alpha_min=2", "schedule.alpha_min", "alpha_min is 2.0", "0 <= alpha_min < alpha_max <= 1", "change schedule.alpha_min"),
+    Case("bounds and a bound", f"{TRAIN} schedule.alpha_min=0.1", "config: objective", "from alpha 1 to 0.1", "for 1 to 0 only", "take the objective trajectory_nelbo"),
+    Case("table that rises", f"{TRAIN} 'schedule={{kind: tabulated, alphas_cumprod: [0.5, 0.9]}}'", "schedule.alphas_cumprod", "from (0.5,) to (0.9,)", "strictly falling", "change schedule.alphas_cumprod"),
+    Case("grid of nothing", f"{TRAIN} grid.steps=0", "grid.steps", "steps is 0", "allowed are 1 to 100000", "change grid.steps"),
+    Case("times that do not fall", f"{TRAIN} 'grid={{kind: explicit, points: [1, 0.5, 0.5, 0]}}'", "grid.points", "0.5, 0.5", "fall strictly from 1.0 to 0.0", "change grid.points"),
+    Case("ramp of negative length", f"{TRAIN} 'objective={{kind: masked_cross_entropy, low: {{kind: linear, start: 1, end: 0, steps: -9}}}}'", "objective.low.steps", "steps is -9", "0 or more", "change objective.low.steps"),
+    Case("ramp that ends too low", f"{TRAIN} 'objective={{kind: masked_cross_entropy, high: {{kind: linear, start: 1, end: 0.5, steps: 9}}}}'", "objective.high", "high ends at 0.5", "Let it reach 1.0", "or set partial: true"),
+    Case("knots out of order", f"{TRAIN} 'objective={{kind: masked_cross_entropy, low: {{kind: piecewise, knots: [[5, 0], [1, 0]]}}}}'", "objective.low.knots", "[5, 1]", "with rising steps", "change objective.low.knots"),
+    Case("drop-out", f"{TRAIN} objective.condition_dropout=2", "objective.condition_dropout", "is 2.0", "0 (never) to 1", "change objective.condition_dropout"),
+    Case("guidance never trained", f"{TRAIN} sampler.guidance=2", "sampler.guidance", "is 2.0", "objective.condition_dropout is 0", "set objective.condition_dropout=0.1"),
+    Case("order without effect", f"{TRAIN} 'sampler={{count: ancestral, order: margin}}'", "sampler.order", "'margin'", "set order: random", "or count: schedule"),
+    Case("noise without effect", f"{TRAIN} sampler.order_noise=1", "sampler.order_noise", "order_noise is 1.0", "orders confidence, margin and entropy only", "change sampler.order or sampler.order_noise"),
+    Case("greedy and top_k", f"{TRAIN} 'sampler.tokens={{temperature: 0, top_k: 3}}'", "sampler.tokens.top_k", "top_k 3", "takes the likeliest token", "remove them, or raise the temperature"),
+    Case("threshold", f"{TRAIN} 'sampler.count={{kind: threshold, tau: 2}}'", "sampler.count.tau", "tau is 2.0", "0 < tau <= 1", "change sampler.count.tau"),
+    Case("more terms than steps", f"{TRAIN} 'objective={{kind: trajectory_nelbo, steps_per_example: 99}}'", "objective.steps_per_example", "is 99", "0 (all) to the 10 steps", "change objective.steps_per_example"),
+    Case("mode", f"{TRAIN} evaluation.modes=[opn@1]", "config: evaluation", "'opn@1'", "write open@40, closed@10", "did you mean open@10?"),
+    Case("mode twice", f"{TRAIN} evaluation.modes=[open@2,open@2]", "evaluation.modes", "open@2", "once is enough", "remove the other"),
+    Case("no task", f"{TRAIN} evaluation.num_tasks=0", "evaluation.num_tasks", "num_tasks is 0", "at least one task", "or evaluation.num_tasks"),
+    Case("device", f"{TRAIN} device=gpu", "config: device", "'gpu'", "one of auto, cpu, cuda", "did you mean cpu?"),
+    Case("epochs of endless data", f"{TRAIN} training.steps=0 training.epochs=3", "training.epochs", "is 3", "never end", "set training.steps instead"),
+    Case("warm-up longer than the run", f"{TRAIN} training.warmup_steps=50", "training.warmup_steps", "is 50", "allowed are 0 to 2", "change training.warmup_steps or training.steps"),
+    Case("threads", f"{TRAIN} training.threads=100000", "training.threads", "is 100000", "allowed are 0 (as many as there are) to", "change training.threads"),
+    Case("ramps that cross", f"{TRAIN} 'objective={{kind: masked_cross_entropy, low: 0.9, high: 0.5}}'", "objective.low", "from low 0.9 to high 0.5", "0 <= low <= high <= 1", "change objective.low or objective.high"),
+    Case("mode that cannot run", f"{TRAIN} evaluation.modes=[open@2+warm0.5]", "evaluation.modes", "'open@2+warm0.5'", "set replan_every", "change evaluation.modes"),
+    Case("mode longer than the plan", f"{TRAIN} evaluation.modes=[horizon99@2]", "evaluation.modes", "replan_every is 99", "1 (every action) to 40", "change evaluation.modes"),
+    Case("mode of another grid", f"{TRAIN} 'grid={{kind: explicit, points: [1, 0.5, 0]}}'", "evaluation.modes", "ExplicitGrid", "the uniform or the even grid", "change evaluation.modes"),
+    Case("no GPU", f"{TRAIN} device=cuda", "config: device", "'cuda'", "this torch sees no GPU", "set device: cpu or auto", without_gpu),
+    Case("tensorboard missing", f"{TRAIN} training.tensorboard=true", "training.tensorboard", "is true", "install the extra onpath[track]", "or set training.tensorboard=false", missing("tensorboard")),
+    Case("ramp longer than the run", f"{TRAIN} 'objective={{kind: masked_cross_entropy, low: {{kind: linear, start: 0.5, end: 0, steps: 9}}}}'", "objective.low", "at step 9", "the training has 3 steps", "or set training.steps=9"),
+    Case("validation of nothing", f"{TRAIN} training.validate_every=2 training.validation_examples=0", "training.validation_examples", "validation_examples is 0", "set how many examples", "or remove validate_every"),
+    Case("kept by no rule", f"{TRAIN} training.keep_every=3", "training.keep_every", "keep_every is 3", "a multiple of save_every", "change training.save_every"),
+]  # fmt: skip
+
+CLASSES = [
+    Case("not importable", f"{TRAIN} schedule.class=nope:X", "schedule.class", "'nope:X'", "No module named 'nope'", "put that on PYTHONPATH"),
+    Case("not in its module", f"{TRAIN} schedule.class=onpath.schedules:Cosine", "schedule.class", "'onpath.schedules:Cosine'", "no attribute 'Cosine'", "put that on PYTHONPATH"),
+    Case("no module named", f"{TRAIN} schedule.class=:X", "schedule.class", "':X'", "package.module:Class", "write it as"),
+    Case("relative", f"{TRAIN} schedule.class=.x:X", "schedule.class", "'.x:X'", "package.module:Class", "write it as"),
+    Case("not a class", f"{TRAIN} schedule.class=own:x", "schedule.class", "which is 1", "not a subclass of Schedule", "derive it from onpath.schedules.Schedule", text("own.py", "x = 1\n")),
+    Case("of another family", f"{TRAIN} schedule.class=onpath.ramps:Constant", "schedule.class", "onpath.ramps.Constant", "not a subclass of Schedule", "derive it from onpath.schedules.Schedule"),
+    Case("abstract", f"{TRAIN} schedule.class=onpath.schedules:BoundedSchedule", "schedule.class", "'onpath.schedules:BoundedSchedule'", "lacks _base", "write these methods"),
+    Case("network without encode", f"{TRAIN} model.class=own:Net", "model.class", "'own:Net'", "lacks encode", "write these methods", text("own.py", "import torch.nn as nn\nclass Net(nn.Module):\n    def forward(self, x): ...\n")),
+    Case("refused by itself", f"{TRAIN} 'schedule={{class: own:Mine, alpha_min: 0.5}}'", "schedule.alpha_min", "alpha_min is 0.5", "0.1 at most", "your class own:Mine says so", text("own.py", "from dataclasses import dataclass\nfrom onpath.schedules import LinearSchedule\n@dataclass(frozen=True)\nclass Mine(LinearSchedule):\n    def __post_init__(self):\n        if self.alpha_min > 0.1:\n            raise ValueError(f'alpha_min is {self.alpha_min}; 0.1 at most')\n")),
+    Case("Muon without matrices", f"{TRAIN} model.class=own:Net training.optimizer=muon", "training.optimizer", "Net has no matrices", "under `blocks`", "take optimizer: adamw", text("own.py", "import torch.nn as nn\nclass Net(nn.Module):\n    def __init__(self, spec):\n        super().__init__()\n        self.a = nn.Linear(1, 1)\n    def encode(self, **cond): ...\n    def forward(self, x): ...\n")),
+]  # fmt: skip
+
+FILES = [
+    Case("recipe", "train fourroms-demo", "recipe:", "'fourroms-demo'", "allowed are fourrooms", "did you mean fourrooms-demo?"),
+    Case("recipe to print", "recipes nothing", "recipe:", "'nothing'", "allowed are fourrooms", "onpath recipes"),
+    Case("recipe is a folder", "train run", "recipe:", "'run'", "or a .yaml file", "--run FOLDER --resume"),
+    Case("recipe of another ending", "train mine.json", "recipe:", "'mine.json'", "must end in .yaml", "rename it", text("mine.json", "{}")),
+    Case("no file", "train nothing.yaml", "nothing.yaml", "No such file", "a YAML file in UTF-8", "onpath recipes"),
+    Case("a folder", "train some.yaml", "some.yaml", "Is a directory", "a YAML file in UTF-8", "onpath recipes", folder("some.yaml")),
+    Case("no text", TRAIN, "mine.yaml", "byte 0xff", "a YAML file in UTF-8", "give the path", text("mine.yaml", b"\xff\xfe\x00")),
+    Case("control characters", TRAIN, "mine.yaml", "character #x0000", "not allowed", "write `name: value`", text("mine.yaml", "\0")),
+    Case("empty", TRAIN, "config: data", "is missing", "one of fourrooms, trajectories", "like data=fourrooms", text("mine.yaml", "")),
+    Case("a list", TRAIN, "mine.yaml", "holds a list", "a mapping of sections", "begin with `data:`", text("mine.yaml", "- 1\n")),
+    Case("torn", TRAIN, "mine.yaml is not YAML at line 1", "'data: [1'", "expected ',' or ']'", "write `name: value`", text("mine.yaml", "data: [1")),
+    Case("tabs", TRAIN, "mine.yaml is not YAML at line 2", "'steps: 3'", "nested by two spaces", "never by tabs", text("mine.yaml", "training:\n\tsteps: 3\n")),
+    Case("a key twice", TRAIN, "mine.yaml is not YAML at line 3", "'steps: 4'", "'steps' stands twice", "write `name: value`", text("mine.yaml", "training:\n  steps: 3\n  steps: 4\n")),
+    Case("two documents", TRAIN, "mine.yaml is not YAML at line 2", "another document", "expected a single document", "write `name: value`", text("mine.yaml", "a: 1\n---\nb: 2\n")),
+    Case("code", TRAIN, "mine.yaml is not YAML at line 1", "python/object", "could not determine a constructor", "write `name: value`", text("mine.yaml", "a: !!python/object:os.system {}\n")),
+    Case("in itself", TRAIN, "mine.yaml", "in itself", "YAML that ends", "write `name: value`", text("mine.yaml", "training: &a\n  x: *a\n")),
+    Case("number for a name", TRAIN, "config: 1", "'1'", "allowed are data", "Rename it, or remove it", text("mine.yaml", "1: 2\n")),
+]  # fmt: skip
+
+DATA = [
+    Case("no such file", NPZ, "d.npz", "no such file", "an .npz or .jsonl file", "give the path"),
+    Case("ending", f"{TRAIN} 'data={{kind: trajectories, path: d.csv}}'", "d.csv", "'.csv'", ".npz or .jsonl", "convert it"),
+    Case("a folder", NPZ, "d.npz", "no such file", "an .npz or .jsonl file", "give the path", folder("d.npz")),
+    Case("not an archive", NPZ, "d.npz", "not a zip file", "an .npz archive", "write it with np.savez", text("d.npz", "hello")),
+    Case("torn archive", NPZ, "d.npz", "not a zip file", "an .npz archive", "copy it again", many(arrays(), cut("d.npz"))),
+    Case("pickled objects", NPZ, "d.npz", "Object arrays", "as numbers", "pad `actions` to one length", arrays(actions=np.array([[1, 2], [1], [2], [1]], dtype=object))),
+    Case("array missing", NPZ, "d.npz", "direction missing", "needed are grid, direction, actions", "add or rename", arrays(direction=None)),
+    Case("dtype", NPZ, "d.npz: `actions`", "dtype float64", "integers are needed", "astype(np.int64)", arrays(actions=np.full((4, 2), 2.0))),
+    Case("NaN", NPZ, "d.npz: `actions`", "row 0 holds NaN", "integers are needed", "repair that first", arrays(actions=np.full((4, 2), np.nan))),
+    Case("dimensions", NPZ, "d.npz: `actions`", "shape (4,)", "(N, T) is needed", "write it with np.savez", arrays(actions=np.full(4, 2))),
+    Case("a number for an array", NPZ, "d.npz: `grid`", "shape ()", "(N, W, H, 3) or (N, W, H) is needed", "write it with np.savez", arrays(grid=np.array(3))),
+    Case("lengths beyond the array", NPZ, "d.npz, row 2", "the length is 9", "allowed: 1 to 2", "repair the row", arrays(length=np.array([2, 2, 9, 2]))),
+    Case("negative length", NPZ, "d.npz, row 1", "the length is -1", "allowed: 1 to 2", "repair the row", arrays(length=np.array([2, -1, 2, 2]))),
+    Case("too long for the canvas", NPZ, "d.npz, row 0", "the length is 20", "allowed: 1 to 8", "raise max_seq_len to 20", arrays(actions=np.full((4, 20), 2), length=None)),
+    Case("action out of range", NPZ, "d.npz, row 0", "the action is 7", "allowed: 0 to 2", "raise num_actions", arrays(actions=np.full((4, 2), 7))),
+    Case("direction out of range", NPZ, "d.npz, row 0", "the direction is 4", "allowed: 0 (+x)", "repair the row", arrays(direction=np.full(4, 4))),
+    Case("no agent", NPZ, "d.npz, row 0", "the number of agents is 0", "allowed: 1", "repair the row", arrays(grid=np.ones((4, 3, 2), int))),
+    Case("object that does not exist", NPZ, "d.npz, row 0", "the object of a cell is 99", "allowed: 0 to 10", "map other codes to these", arrays(grid=cells(99))),
+    Case("doors on the way", f"{NPZ} data.suffixes=true {SMALL}", "d.npz", "objects are [1, 2, 4, 8, 10]", "floor (1), walls (2)", "or set suffixes=False", arrays(grid=cells(4))),
+    Case("no demonstration", NPZ, "d.npz", "no demonstration", "at least one", "write", arrays(grid=np.ones((0, 3, 2), int), direction=np.zeros(0, int), actions=np.ones((0, 2), int), length=None)),
+    Case("everything to validate on", f"{NPZ} data.validation_share=1", "data.validation_share", "is 1.0", "0 up to, but not, 1", "change data.validation_share", arrays()),
+    Case("no line", JSONL, "d.jsonl", "no demonstration", "one JSON object a line", "write", text("d.jsonl", "")),
+    Case("torn line", JSONL, "d.jsonl, line 2", "'{\"grid\": [['", "is not JSON", "write one object a line", lines('{"grid": [[')),
+    Case("line that is no text", JSONL, "d.jsonl, line 1", r"\\xff\\xfe", "is not JSON", "write one object a line", text("d.jsonl", b"\xff\xfe{}")),
+    Case("line that is no object", JSONL, "d.jsonl, line 2", "'[1, 2]'", "is not an object", "write {grid, direction, actions}", lines([1, 2])),
+    Case("mixed sizes", JSONL, "d.jsonl, line 2", "shape (1, 2)", "the ones before (3, 2)", "keep grids of one size", lines({"grid": [[10, 1]], "direction": 0, "actions": [2]})),
+    Case("NaN in a line", JSONL, "d.jsonl, line 2: `direction`", "nan", "it needs integers", "repair the row", lines('{"grid": [[10, 1]], "direction": NaN, "actions": [2]}')),
+    Case("number beyond 64 bits", JSONL, "d.jsonl, line 2: `actions`", "[1180591620717411303424]", "it needs integers", "repair the row", lines({"grid": GRID, "direction": 0, "actions": [2**70]})),
+    Case("nothing to validate on", f"{TRAIN} 'data={{kind: trajectories, path: d.npz, validation_share: 0}}'", "d.npz", "validation_share 0.0", "no maze falls into the validation split", "change validation_share", arrays()),
+]  # fmt: skip
+
+RUNS = [
+    Case("no folder", "evaluate nothing", "run folder: nothing", "is not there", "not a run", "onpath train RECIPE --run nothing"),
+    Case("empty folder", "sample empty", "run folder: empty", "no config.yaml", "not a run", "onpath train RECIPE --run empty", folder("empty")),
+    Case("a file", "evaluate mine.yaml", "run folder: mine.yaml", "is a file", "not a run", "give the folder of one"),
+    Case("nothing to resume", f"{TRAIN} --resume", "run folder: new", "is not there", "not a run", "onpath train RECIPE --run new"),
+    Case("a run stands there", "train mine.yaml --run run", "run folder: run", "already holds a run", "--resume to go on", "choose another --run"),
+    Case("a file stands there", "train mine.yaml --run mine.yaml", "run folder: mine.yaml", "Not a directory", "can be written to", "choose another --run"),
+    Case("no permission", "train mine.yaml --run locked/new", "run folder: locked/new", "Permission denied", "can be written to", "choose another --run", locked),
+    Case("a run without its config", "train mine.yaml --run run", "run folder: run", "metrics.jsonl and checkpoints", "no config.yaml", "put that back", gone("run/config.yaml")),
+    Case("torn config", "evaluate run", "run/config.yaml is not YAML at line 1", "'data: [1'", "expected ',' or ']'", "write `name: value`", text("run/config.yaml", "data: [1")),
+    Case("config of another width", "sample run", "checkpoint:", "unconditional is (16,) there", "(32,) in PlanMLP", "Restore the settings of `model`", changed("run/config.yaml", "width: 16", "width: 32")),
+    Case("config of another network", "evaluate run", "checkpoint:", "unconditional is (16,) there", "(8,) in PlanTransformer", "Restore the settings of `model`", changed("run/config.yaml", "kind: plan_mlp\n  width: 16\n  hidden: 16\n  depth: 1\n  planes:\n  - 2\n  located:\n  - 8\n  - 10\n", "kind: plan_transformer\n  width: 8\n  num_heads: 1\n")),
+    Case("resume with another width", f"{RESUME} model.width=32", "checkpoint:", "(16,) there", "(32,) in PlanMLP", "Restore the settings of `model`"),
+    Case("resume with another optimizer", f"{RESUME} training.optimizer=muon", "resume:", "holds 1 optimizers", "makes 2", "restore training.optimizer"),
+    Case("samples is a file", "sample run", "run/samples", "File exists", "who may write there", "check the path", text("run/samples", "")),
+    Case("config of another schedule", "evaluate run", "checkpoint: step 3", "'kind': 'cosine'", "was trained with schedule {'kind': 'linear'", "Restore the config", changed("run/config.yaml", "kind: linear", "kind: cosine")),
+    Case("config for a GPU", "sample run", "config: device", "'cuda'", "sees no GPU", "config.yaml of its folder", many(without_gpu, changed("run/config.yaml", "device: cpu", "device: cuda"))),
+    Case("no checkpoint", "evaluate run", "run: run", "no checkpoint", "that verifies", "train it first", gone("run/checkpoints")),
+    Case("flipped bit", "evaluate run", "step-3/average.safetensors", "does not match its checksum", "no checkpoint that verifies", "copy a whole one there", flipped(f"{LAST}/average.safetensors")),
+    Case("torn weights", "check run", "step-3/model.safetensors", "does not match its checksum", "no checkpoint that verifies", "copy a whole one there", cut(f"{LAST}/model.safetensors")),
+    Case("weights missing", "sample run", "step-3/average.safetensors", "is missing", "no checkpoint that verifies", "copy a whole one there", gone(f"{LAST}/average.safetensors")),
+    Case("manifest missing", "sample run", "step-3", "has no manifest.json", "no checkpoint that verifies", "copy a whole one there", gone(f"{LAST}/manifest.json")),
+    Case("manifest torn", "sample run", "step-3/manifest.json", "is not JSON", "no checkpoint that verifies", "copy a whole one there", cut(f"{LAST}/manifest.json")),
+    Case("resume with another schedule", f"{RESUME} schedule=cosine", "checkpoint: step 3", "'kind': 'cosine'", "one run has one schedule", "Restore the config"),
+    Case("evaluation torn", "evaluate run", "run/evaluation.json", "but '['", "is not JSON", "delete it and run onpath evaluate again", text("run/evaluation.json", "[")),
+    Case("evaluation of something else", "evaluate run", "run/evaluation.json", "{\"a\": 1}", "does not hold objects", "delete it and run onpath evaluate again", text("run/evaluation.json", '{"a": 1}')),
+    Case("resume with another seed", f"{RESUME} seed=1", "checkpoint: step 3", "seed 0", "the config now says 1", "Restore the config"),
+    Case("report of nothing", "report nothing", "run folder: nothing", "is not there", "not a run", "give the folder of one"),
+    Case("report of a run twice", "report run run", "report: run, run", "names a run twice", "each run once", "give each run once"),
+]  # fmt: skip
+
+COMMANDS = [
+    Case("command", "trian", "onpath trian", "'trian'", "--help to see what is allowed", "Did you mean 'train'?"),
+    Case("option", f"{TRAIN} --rsume", "--rsume", "--rsume", "--help to see what is allowed", "--resume"),
+    Case("no recipe", "train", "RECIPE|FILE", "onpath train`", "Missing argument", "--help"),
+    Case("option without a value", "train mine.yaml --run", "'--run'", "onpath train mine.yaml --run`", "requires an argument", "--help"),
+    Case("too much", "sample run more", "(more)", "onpath sample run more`", "unexpected extra argument", "--help"),
+    Case("no sample", "sample run --num 0", "'--num'", "--num 0", "greater than or equal to 1", "--help"),
+    Case("some samples", "sample run --num some", "'--num'", "--num some", "a valid integer", "--help"),
+    Case("no step", "sample run --steps 0", "'--steps'", "--steps 0", "greater than or equal to 1", "--help"),
+    Case("seed", "sample run --seed -1", "'--seed'", "--seed -1", "greater than or equal to 0", "--help"),
+    Case("samples beyond memory", "sample run --num 10000000000000", "--num", "80000000000000 bytes", "can't allocate memory", "lower"),
+    Case("mode to evaluate", "evaluate run modes=[opn@1]", "config: evaluation", "'opn@1'", "write open@40, closed@10", "did you mean open@10?"),
+    Case("setting to evaluate", "evaluate run num_taks=3", "evaluation.num_taks", "'num_taks'", "allowed are sets, num_tasks", "did you mean num_tasks?"),
+    Case("sampler to evaluate", "evaluate run sampler.ordr=margin", "sampler.ordr", "'ordr'", "allowed are order", "did you mean order?"),
+    Case("minigrid missing", "evaluate run modes=[closed@2/minigrid]", "real environment", "minigrid is missing", "needs gymnasium and minigrid", "pip install", missing("minigrid")),
+]  # fmt: skip
+
+TABLE = {
+    f"{group}: {case.name}": case
+    for group, cases in {
+        "setting": SETTINGS,
+        "value": VALUES,
+        "class": CLASSES,
+        "config file": FILES,
+        "data": DATA,
+        "run": RUNS,
+        "command": COMMANDS,
+    }.items()
+    for case in cases
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a config and the run that was trained from it."""
+    path = tmp_path_factory.mktemp("trained")
+    (path / "mine.yaml").write_text(yaml.safe_dump(CONFIG))
+    config = tiny()
+    parts = build.build(config)
+    parts.trainer.fit(parts.job(), RunFolder.create(path / "run", config.as_dict()))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Path:
+    """A copy of it as the working directory, with annotations unchecked, as a user has it."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    monkeypatch.setattr(build, "_CALIBRATION_EXAMPLES", 16)
+    return tmp_path
+
+
+def contents(path: Path) -> dict[str, bytes | None]:
+    """Every file and folder below `path`, but for what Python compiles by itself."""
+    found = {str(file.relative_to(path)): file for file in path.rglob("*") if "__pycache__" not in str(file)}
+    return {name: file.read_bytes() if file.is_file() else None for name, file in found.items()}
+
+
+def test_the_table_holds_fifty_kinds_and_more() -> None:
+    cases = [*SETTINGS, *VALUES, *CLASSES, *FILES, *DATA, *RUNS, *COMMANDS]
+    assert len(TABLE) == len(cases) >= 50
+    assert all(part for case in cases for part in (case.where, case.given, case.allowed, case.todo))
+
+
+def judge(case: Case, code: Any, out: str, err: str) -> None:
+    """The four points, one message, exit code 2, no traceback."""
+    points = {"where": case.where, "given": case.given, "allowed": case.allowed, "to do": case.todo}
+    assert not {name: part for name, part in points.items() if part not in err}, err
+    assert code == 2 and err.startswith("error: ") and err.count("error: ") == 1 and "Traceback" not in err
+    assert len(err.splitlines()) == 1, "a message is one line, as long as it needs"
+    assert "error" not in out.lower()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_mistake(name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    case = TABLE[name]
+    case.prepare(monkeypatch)
+    before = contents(here)
+    monkeypatch.setattr(sys, "argv", ["onpath", *shlex.split(case.command)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    judge(case, stop.value.code, *capsys.readouterr())
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("name", ["setting: field", "config file: tabs", "run: flipped bit", "command: command"])
+def test_a_mistake_in_a_process_of_its_own(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = TABLE[name]
+    case.prepare(monkeypatch)
+    before = contents(here)
+    command = [sys.executable, "-c", "from onpath.cli import main; main()", *shlex.split(case.command)]
+    done = subprocess.run(command, check=False, cwd=here, capture_output=True, text=True)
+    judge(case, done.returncode, done.stdout, done.stderr)
+    assert contents(here) == before
+
+
+OWN = {
+    "import": ("1 / 0\n", "schedule.class=own:X", ZeroDivisionError, "config: schedule.class names 'own:X'"),
+    "constructor": (
+        "from onpath.schedules import LinearSchedule\nclass X(LinearSchedule):\n    def __init__(self): [].pop()\n",
+        "schedule.class=own:X",
+        IndexError,
+        "X.__init__ in ",
+    ),
+    "examples": (
+        "from onpath.data.trajectories import FourRoomsExpert\nclass X(FourRoomsExpert):\n"
+        "    def examples(self, ids, device='cpu'): raise ValueError('mine')\n",
+        "data.class=own:X",
+        ValueError,
+        "X.examples in ",
+    ),
+    "first step": (
+        "from onpath.objectives.nelbo import ContinuousNELBO\nclass X(ContinuousNELBO):\n"
+        "    def __call__(self, *arguments): raise KeyError('mine')\n",
+        "objective.class=own:X",
+        KeyError,
+        "X.__call__ in ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_error_in_a_class_of_the_users_own_keeps_its_traceback_and_leaves_nothing(
+    name: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, setting, kind, note = OWN[name]
+    Path("own.py").write_text(source)
+    before = contents(here)
+    monkeypatch.setattr(sys, "argv", ["onpath", *shlex.split(TRAIN), setting])
+    with pytest.raises(kind) as caught:
+        cli.main()
+    told = "\n".join(caught.value.__notes__)
+    assert note in told and "own.py" in told
+    assert contents(here) == before
