@@ -18,9 +18,12 @@ from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
+import onpath
+
 DOCS = Path(__file__).parent
 API = DOCS / "api"
 ROOT = DOCS.parent
+PACKAGE = Path(onpath.__file__).parent
 
 project, author = "Onpath", "the Onpath authors"
 release = version = installed("onpath")
@@ -78,7 +81,7 @@ def modules(app: Any) -> list[str]:
         return []
     listed = re.findall(r"^  ([\w/]+)\.py ", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     named = [name for name in listed if not name.endswith(("__init__", "__main__", "cli"))]
-    return ["onpath." + name.replace("/", ".") for name in named if (ROOT / "src" / "onpath" / f"{name}.py").exists()]
+    return ["onpath." + name.replace("/", ".") for name in named if (PACKAGE / f"{name}.py").exists()]
 
 
 def api_page(name: str) -> str:
