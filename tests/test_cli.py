@@ -49,7 +49,13 @@ def test_a_run_from_training_to_evaluation(onpath: Any) -> None:
     assert done.code == 0, done.err
     assert "into runs/[key] 1 on cpu" in done.out and "onpath evaluate runs/[key] 1" in done.out
     run = Path("runs/[key] 1")
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "environment.json", "metrics.jsonl", "checkpoints"}
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }
     assert yaml.safe_load((run / "config.yaml").read_text())["training"]["steps"] == 3
 
     again = onpath("train", "fourrooms-demo", *TINY, "--run", str(run))
@@ -76,7 +82,7 @@ def test_a_run_from_training_to_evaluation(onpath: Any) -> None:
     lines = [line.split() for line in table.out.splitlines()]
     heading = ["set", "mode", "n", "success", "[95", "%]", "SPL", "optimal", "return", "bumps", "forwards"]
     assert heading in lines
-    assert [line[:3] for line in lines if line[:1] == ["test"] and len(line) > 5] == [
+    assert [line[:3] for line in lines if line[:1] == ["test"] and line[2] == "3"] == [
         ["test", "open@2", "3"],
         ["test", "horizon8@10+warm0.5", "3"],
     ]
@@ -165,3 +171,33 @@ def test_help_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "evaluate" in done.stdout
     assert not {"torch", "numpy", "pydantic", "jaxtyping", "yaml"} & set(done.stderr.split())
+
+
+def test_a_resume_by_another_recipe_is_refused(onpath: Any) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert onpath("train", "mine.yaml", "training.batch_size=4").code == 0
+    refused = onpath("train", "nothing", "--run", "runs/mine", "--resume")
+    assert refused.code == 2 and "'nothing'" in refused.err
+    changed = {**CONFIG, "seed": 3, "training": {**CONFIG["training"], "steps": 5}}
+    Path("mine.yaml").write_text("# other words\n" + yaml.safe_dump(changed))
+    refused = onpath("train", "mine.yaml", "--resume")
+    assert refused.code == 2 and "in training.steps, seed." in " ".join(refused.err.split())
+    Path("mine.yaml").write_text("# other words\n" + yaml.safe_dump(CONFIG))
+    done = onpath("train", "mine.yaml", "--resume", "training.steps=5")
+    assert done.code == 0 and "resumed at step 3" in done.out
+    saved = yaml.safe_load(Path("runs/mine/config.yaml").read_text())["training"]
+    assert (saved["steps"], saved["batch_size"]) == (5, 4)
+
+
+def test_a_run_is_used_on_another_device_than_it_was_trained_on(onpath: Any) -> None:
+    assert onpath("train", "fourrooms-demo", *TINY).code == 0
+    path = Path("runs/fourrooms-demo/config.yaml")
+    path.write_text(path.read_text().replace("device: cpu", "device: cuda"))
+    for command in ("sample", "evaluate"):
+        assert onpath(command, str(path.parent), "--device", "cpu").code == 0
+
+
+def test_only_training_takes_several_processes(onpath: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    refused = onpath("evaluate", "runs/any")
+    assert refused.code == 2 and "torchrun started 4; start it without torchrun" in " ".join(refused.err.split())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from onpath.config import RunConfig
+    from onpath.records import RunFolder
     from onpath.reports.live import Live
     from onpath.training.distributed import Processes
 
@@ -42,6 +43,9 @@ Overrides = Annotated[
 EvaluationOverrides = Annotated[
     list[str] | None,
     typer.Argument(help="Settings over those of the run, such as num_tasks=100.", metavar="[KEY=VALUE]…"),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda, in place of the device that the run was trained on.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -68,7 +72,7 @@ def train(
     path = run or Path("runs") / Path(recipe).stem
     with _processes() as processes, Interrupts() as interrupts:
         if resume:
-            processes.first(lambda: RunFolder.open(path))
+            processes.first(lambda: _require_same_recipe(RunFolder.open(path), recipe))
         config = processes.first(lambda: _config(recipe, overrides or [], path if resume else None))
         if dry_run:
             processes.first(lambda: terminal.show_dry_run(config))
@@ -76,7 +80,7 @@ def train(
         parts = build(config)
         report = _live(path) if live and processes.rank == 0 else None
         job = parts.job()  # before the folder: a mistake leaves nothing behind
-        folder = processes.first(lambda: RunFolder(path) if resume else RunFolder.create(path, config.as_dict()))
+        folder = processes.first(lambda: RunFolder(path) if resume else _new_folder(path, config, recipe))
         where = f"{parts.device}" if processes.count == 1 else f"{processes.count} processes, {parts.trainer.parallel}"
         terminal.console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {where}")
         try:
@@ -107,6 +111,7 @@ def train(
 def evaluate(
     run: RunArgument,
     overrides: EvaluationOverrides = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
     traces: Annotated[int, typer.Option(help="Tasks whose plans the report shows step by step.", min=0)] = 8,
 ) -> None:
@@ -119,7 +124,7 @@ def evaluate(
     of_sampler = [text for text in overrides or [] if text.startswith(("sampler.", "sampler="))]
     whole = [text for text in overrides or [] if text in of_sampler or text.startswith("evaluation.")]
     settings = [text if text in whole else f"evaluation.{text}" for text in overrides or []]
-    loaded = load(run, overrides=settings)
+    loaded = load(run, device=device, overrides=settings)
     loaded.folder.evaluation()  # a file that cannot be added to is refused now, not after the measurement
     with terminal.errors.status("evaluating …"):
         label = " ".join(of_sampler)
@@ -153,13 +158,14 @@ def sample(
     num: Annotated[int, typer.Option(help="How many.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.", min=1)] = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate from a trained run, on conditions of its validation split."""
     from onpath.build import load
     from onpath.sampling.grids import EvenGrid
 
-    loaded = load(run)
+    loaded = load(run, device=device)
     state = loaded.sample(num_samples=num, seed=seed, grid=None if steps is None else EvenGrid(steps))
     loaded.folder.append_samples(seed, state.x.tolist(), state.revealed_at.tolist())
     if as_json:
@@ -251,6 +257,26 @@ def _live(path: Path) -> Live:
     from onpath.reports.live import Live
 
     return Live(path, path / "report.html")
+
+
+def _new_folder(path: Path, config: RunConfig, recipe: str) -> RunFolder:
+    from onpath.overrides import read_yaml
+    from onpath.records import RunFolder
+
+    return RunFolder.create(path, config.as_dict(), read_yaml(path_of(recipe)))
+
+
+def _require_same_recipe(run: RunFolder, recipe: str) -> None:
+    """ValueError where the recipe is another than the run began with: it would not take effect."""
+    from onpath.overrides import differing, read_yaml
+
+    begun = run.path / "recipe.yaml"
+    changed = differing(read_yaml(begun), read_yaml(path_of(recipe))) if begun.is_file() else []
+    if changed:
+        raise ValueError(
+            f"resume: {recipe} differs from what {run.path} began with, in {', '.join(changed)}. A resumed run goes "
+            "on with its own settings: give those that shall change as KEY=VALUE, or start a new run with --run"
+        )
 
 
 def _config(recipe: str, overrides: list[str], run: Path | None) -> RunConfig:

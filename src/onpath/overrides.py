@@ -76,6 +76,23 @@ def override(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
     return result
 
 
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> list[str]:
+    """The paths of the settings in which two mappings differ.
+
+    >>> differing({"seed": 0, "grid": {"steps": 10}}, {"seed": 0, "grid": {"steps": 20}, "device": "cpu"})
+    ['grid.steps', 'device']
+    """
+    found = []
+    for name in dict.fromkeys([*one, *other]):
+        here = f"{path}.{name}" if path else str(name)
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += differing(left, right, here)
+        elif left != right:
+            found.append(here)
+    return found
+
+
 def _copy(data: Any) -> Any:
     return {key: _copy(value) for key, value in data.items()} if isinstance(data, Mapping) else data
 

@@ -1,6 +1,7 @@
 """The run folder: the one format that training writes and that evaluation, reports and people read.
 
 config.yaml       resolved, every default written out
+recipe.yaml       what the config was made from, before settings were put over it
 environment.json  versions and machine
 metrics.jsonl     one object a line: {"step": …, "set": "train" | "validation", name: value, …}
 checkpoints/      step-N/, see ``training.checkpoint``
@@ -64,8 +65,11 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """A new folder with its config and environment; ValueError where a run stands there already."""
+    def create(cls, path: Path, config: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> RunFolder:
+        """A new folder with its config and environment; ValueError where a run stands there already.
+
+        recipe: what the config was made from, before settings were put over it.
+        """
         if (path / "config.yaml").exists():
             raise ValueError(
                 f"run folder: {path} already holds a run; pass --resume to go on with it, or choose another --run"
@@ -80,7 +84,9 @@ class RunFolder:
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
             write_atomically(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-            folder.write_config(config)
+            if recipe is not None:
+                write_atomically(path / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False))
+            folder.write_config(config)  # the last: with it the folder is a run
         except OSError as error:
             raise ValueError(
                 f"run folder: {path} cannot be made ({error}); choose another --run, one that can be written to"

@@ -163,7 +163,7 @@ class Trainer:
         reporter = Reporter(folder, self.num_steps(job.source), on_progress, speaks=processes.rank == 0)
         with ExitStack() as stack:
             processes.first(lambda: stack.enter_context(folder.locked()))
-            state = self._start(job, processes)
+            state = self.start(job, processes)
             if resume:
                 for line in state.restore(folder.checkpoints, job.identity):
                     reporter.note(state.step, line)
@@ -179,7 +179,7 @@ class Trainer:
         since = time.perf_counter()
         begun, stopped = since - state.seconds, False
         while state.step < num_steps and not stopped:
-            norm = self._step(state, job, num_steps)
+            norm = self.step(state, job, num_steps)
             state.step += 1
             last, stopped = state.step == num_steps, processes.any(should_stop())
             saves = _due(self.save_every, state.step) or last or stopped
@@ -207,10 +207,10 @@ class Trainer:
         in memory between steps: weights, gradients, average, moments. Nothing is written."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        state, seconds = self._start(job), []
+        state, seconds = self.start(job), []
         for _ in range(num_steps + 1):
             begun = time.perf_counter()
-            float(self._step(state, job, self.num_steps(job.source)))
+            float(self.step(state, job, self.num_steps(job.source)))
             seconds.append(time.perf_counter() - begun)
             state.step += 1
         weights = sum(p.nbytes for p in job.model.parameters())
@@ -241,7 +241,8 @@ class Trainer:
             row |= meter.means(processes)
         return row
 
-    def _start(self, job: Job, processes: Processes = ALONE) -> TrainingState:
+    def start(self, job: Job, processes: Processes = ALONE) -> TrainingState:
+        """The state before the first step: the weights of the job's model, which is trained in place."""
         model = job.model.to(job.device).train()
         average = average_of(model)
         if self.compile:
@@ -255,8 +256,8 @@ class Trainer:
         peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         return TrainingState(model, trained, average, optimizers, peaks, processes)
 
-    def _step(self, state: TrainingState, job: Job, num_steps: int) -> Tensor:
-        """One optimizer step; returns the gradient norm."""
+    def step(self, state: TrainingState, job: Job, num_steps: int) -> Tensor:
+        """One optimizer step on `state`, whose count of steps is the caller's to raise; returns the gradient norm."""
         key, processes = rng.Key(job.seed).fold("train").at(state.step), state.processes
         nets = Nets(state.trained, cast(Denoiser, state.average))
         # the denominator, and a number that is finite where all losses are
