@@ -10,6 +10,8 @@ from functools import partial
 
 import torch.nn as nn
 
+from onpath.data.source import Source
+from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.objectives.base import Objective
 from onpath.objectives.masked_ce import MaskedCrossEntropy
@@ -34,6 +36,7 @@ from onpath.schedules import (
     ShiftedSchedule,
     TabulatedSchedule,
 )
+from onpath.training.optimizers import AdamW, Muon, OptimizerConfig
 from onpath.types import Spec
 
 SCHEDULES: dict[str, Schedule] = {
@@ -121,6 +124,19 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "masked cross-entropy": MaskedCrossEntropy,
     "masked cross-entropy, coins": partial(MaskedCrossEntropy, exact=False, low=LinearRamp(0.2, 0.0, 10)),
 }
+
+# sources by name; a file is written under its path by the tests that read it
+SOURCES: dict[str, Source] = {
+    "expert": FourRoomsExpert(),
+    "expert, uniform ties": FourRoomsExpert(ties="uniform", num_actions=7, suffixes=False),
+    "expert, shared goals": FourRoomsExpert(starts_per_goal=2),
+    "expert, episodes": FourRoomsExpert(episodes=50, rotate=True),
+    "expert, padded": FourRoomsExpert(padding="zero", length=30),
+    "file": TrajectoryFile("plans.npz", validation_share=0.3),
+    "file, all images": TrajectoryFile("plans.npz", validation_share=0.3, suffixes=True, rotate=True, reflect=True),
+}
+
+OPTIMIZERS: dict[str, OptimizerConfig] = {"adamw": AdamW(weight_decay=0.1), "muon": Muon()}
 
 # networks by name, made from the spec of a grid-world source
 DENOISERS: dict[str, Callable[[Spec], nn.Module]] = {

@@ -15,6 +15,9 @@ import torch.nn as nn
 
 import onpath
 from networks import SPEC, close, noisy, planner, plans
+from onpath.data.source import Source
+from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
+from onpath.data.trajectory_files import save
 from onpath.objectives.base import Objective
 from onpath.processes.base import Process
 from onpath.processes.masking import Masking
@@ -24,8 +27,20 @@ from onpath.sampling.counts import Count
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Sampler
 from onpath.schedules import LinearSchedule, Schedule
+from onpath.training.optimizers import OptimizerConfig
 from onpath.types import Batch, Loss, Nets
-from tables import COUNTS, DENOISERS, GRIDS, OBJECTIVES, PROCESSES, RAMPS, SAMPLERS, SCHEDULES
+from tables import (
+    COUNTS,
+    DENOISERS,
+    GRIDS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PROCESSES,
+    RAMPS,
+    SAMPLERS,
+    SCHEDULES,
+    SOURCES,
+)
 from worlds import HashDenoiser
 
 WORDS, LENGTH = 5, 12
@@ -40,6 +55,8 @@ KINDS: dict[type, dict[str, Any]] = {
     Count: COUNTS,
     Sampler: SAMPLERS,
     Objective: {name: make(PROCESS) for name, make in OBJECTIVES.items()},
+    Source: SOURCES,
+    OptimizerConfig: OPTIMIZERS,
     Process: {name: make(LinearSchedule(), MASK) for name, make in PROCESSES.items()},
 }
 
@@ -77,7 +94,7 @@ def test_components_are_frozen_and_their_constructor_is_their_config(component: 
     assert again == component and hash(again) == hash(component)
     for value in fields.values():
         plain = value if isinstance(value, tuple) else (value,)
-        assert all(dataclasses.is_dataclass(v) or isinstance(v, int | float | str | bool | tuple) for v in plain)
+        assert all(dataclasses.is_dataclass(v) or isinstance(v, int | float | str | tuple | None) for v in plain)
     name = dataclasses.fields(component)[0].name if fields else "anything"
     with pytest.raises((dataclasses.FrozenInstanceError, TypeError)):
         setattr(component, name, None)
@@ -89,6 +106,62 @@ def test_components_are_final(component: Any) -> None:
     for base in type(component).__mro__[1:]:
         if base.__module__.startswith("onpath"):
             assert inspect.isabstract(base) or base in KINDS
+
+
+# --- sources ------------------------------------------------------------------------------------------------------
+
+IDS = torch.tensor([7, 0, 3, 1000, 7])
+
+
+@pytest.fixture(params=SOURCES)
+def source(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
+    """Each source of the table; those that read a file read one of 300 plans of the expert."""
+    made = SOURCES[request.param]
+    if not isinstance(made, TrajectoryFile):
+        return made
+    save(tmp_path / made.path, FourRoomsExpert().record(torch.arange(300)))
+    return dataclasses.replace(made, path=str(tmp_path / made.path))
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    return [t for t in (batch.x, batch.ids, batch.given, batch.padding, *batch.cond.values()) if t is not None]
+
+
+def test_an_example_is_a_function_of_its_id_alone(source: Any) -> None:
+    state = torch.get_rng_state()
+    whole = source.examples(IDS)
+    for row in range(len(IDS)):
+        alone = source.examples(IDS[row : row + 1])
+        assert all(torch.equal(a[0], b[row]) for a, b in zip(tensors(alone), tensors(whole), strict=True))
+    assert all(torch.equal(t[0], t[4]) for t in tensors(whole)) and not torch.equal(whole.x[0], whole.x[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_examples_are_as_the_spec_says(source: Any) -> None:
+    for part in (source, source.at_split("validation")):
+        spec, batch = part.spec(), part.examples(IDS)
+        assert batch.x.shape == (5, spec.length) and torch.equal(batch.ids, IDS)
+        assert int(batch.x.min()) >= 0 and int(batch.x.max()) < spec.num_words <= spec.mask_id
+        assert {name: tuple(value.shape[1:]) for name, value in batch.cond.items()} == dict(spec.cond)
+    assert not torch.equal(source.examples(IDS).x, source.at_split("validation").examples(IDS).x)
+
+
+# --- optimizers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+def test_every_parameter_is_in_one_optimizer_and_moves(config: OptimizerConfig) -> None:
+    network, batch = planner("plan_mlp").train(), plans(32)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizers = config.build(network)
+    held = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(map(id, held))) == len(before)
+    drop = torch.arange(32) % 4 == 0
+    logits = network(*noisy(batch), network.encode(**batch.cond, drop=drop))
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.x.flatten()).backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert not [name for name, p in network.named_parameters() if torch.equal(p, before[name])]
 
 
 # --- objectives ---------------------------------------------------------------------------------------------------
@@ -314,4 +387,4 @@ def test_half_precision_stays_near(name: str) -> None:
     exact = network(x, t, network.encode(**batch.cond)).softmax(-1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         coarse = network(x, t, network.encode(**batch.cond)).float().softmax(-1)
-    assert (coarse - exact).abs().mean() < 0.03
+    assert (coarse - exact).abs().mean() < 0.004
