@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import pkgutil
 import re
@@ -12,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -51,18 +51,6 @@ def num_parameters(function: Function) -> int:
     return len([name for name in names if name not in ("self", "cls")])
 
 
-def defined_names(module: ModuleType) -> set[str]:
-    """Public classes, functions and capitalised values that the module itself makes (no imports)."""
-    tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
-    names = {node.name for node in tree.body if isinstance(node, ast.ClassDef | Function)}
-    for node in tree.body:
-        if isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-    return {name for name in names if not name.startswith("_")}
-
-
 def run_python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
 
@@ -94,27 +82,14 @@ def test_only_the_command_line_prints(path: Path) -> None:
     assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_all_equals_namespace(name: str) -> None:
-    module = importlib.import_module(name)
-    declared = getattr(module, "__all__", None)
-    if declared is None:
-        return
-    assert len(set(declared)) == len(declared)
-    for entry in declared:
-        assert getattr(module, entry) is not None
-    if not hasattr(module, "__path__"):
-        assert set(declared) == defined_names(module)
-
-
 def test_top_level_namespace() -> None:
-    declared = getattr(onpath, "__all__", [])
-    assert len(set(declared)) == len(declared)
-    for entry in declared:
-        assert getattr(onpath, entry) is not None
-    submodules = {name.split(".")[1] for name in MODULES}
-    public = {name for name in dir(onpath) if not name.startswith("_")}
-    assert public - submodules - {"annotations"} == set(declared) - submodules
+    namespace: dict[str, Any] = {}
+    exec("from onpath import *", namespace)
+    assert set(namespace) - {"__builtins__"} == set(onpath.__all__) == set(dir(onpath))
+    assert all(namespace[name].__module__.startswith("onpath.") for name in onpath.__all__)
+    # and nothing public is made there that it does not list
+    made = {name for name, value in vars(onpath).items() if name[0] != "_" and not isinstance(value, ModuleType)}
+    assert made - {"annotations", "TYPE_CHECKING", "Any"} <= set(onpath.__all__)
 
 
 def test_import_is_light() -> None:
