@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import onpath
-from onpath.build import build, device_of, load
+from onpath.build import build, check, device_of, load
 from onpath.config import RunConfig
 from onpath.data.trajectories import FourRoomsExpert
 from onpath.data.trajectory_files import Trajectories, save
@@ -184,6 +184,15 @@ def test_padding_of_a_demonstration_is_not_told_when_sampling(tmp_path: Path) ->
     assert state.batch.padding is None and (state.revealed_at >= 0).all()
     own = Batch.of_tokens(shown.x, ids, padding=shown.padding, cond=shown.cond)
     assert (run.sample(own).revealed_at[shown.padding] == -1).all()  # a batch of one's own keeps what it says
+
+
+@pytest.mark.slow
+def test_a_check_compares_with_the_schedule_of_the_checkpoint(tmp_path: Path) -> None:
+    trained(tmp_path, "schedule=cosine")
+    run = load(tmp_path, device="cpu")
+    checks, _ = check(tiny("schedule=linear"), run)
+    (finding,) = [one for one in checks if one.name == "schedule used = schedule saved"]
+    assert not finding.passed and finding.measured["difference"] > 0.1
 
 
 def test_runs_that_cannot_be_loaded(tmp_path: Path) -> None:

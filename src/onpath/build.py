@@ -28,6 +28,7 @@ from onpath.processes.masking import Masking
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, State, sample
+from onpath.schedules import Schedule
 from onpath.training import checkpoint
 from onpath.training.distributed import local_gpu
 from onpath.training.trainer import Job, Trainer
@@ -300,6 +301,13 @@ def estimate(config: RunConfig) -> dict[str, str]:
     return rows
 
 
+def _saved_schedule(run: Run) -> Schedule:
+    """The schedule that the checkpoint of a run says it was trained with."""
+    saved = checkpoint.read(run.folder.checkpoints / f"step-{run.step}", for_training=False)
+    told = {**run.parts.config.as_dict(), "schedule": saved.extra["identity"]["schedule"]}
+    return cast(Schedule, RunConfig.parse(told).schedule.make())
+
+
 def check(config: RunConfig, run: Run | None = None) -> tuple[tuple[Check, ...], tuple[ScheduleRow, ...]]:
     """The sanity checks of a config, or of a trained run, and its schedule as a table."""
     parts = build(config)
@@ -313,6 +321,6 @@ def check(config: RunConfig, run: Run | None = None) -> tuple[tuple[Check, ...],
         parts.source,
         parts.trainer.optimizer,
         trained=None if run is None else cast(nn.Module, run.denoiser),
-        schedules=() if run is None else (run.parts.process.schedule,),
+        schedules=() if run is None else (_saved_schedule(run),),
     )
     return checks, schedule_table(parts.process.schedule)
