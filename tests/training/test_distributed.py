@@ -45,7 +45,7 @@ with Processes.joined() as processes:
     for name, parallel in (("ddp", "ddp"), ("fsdp", "fsdp"), ("taken", "fsdp")):
         parts = tiny_parts(*settings, f"training.parallel={parallel}")
         path = Path(root) / name
-        resume = path.exists()
+        resume = processes.first(path.exists)  # before one of them makes it
         folder = RunFolder(path) if resume else processes.first(lambda: RunFolder.create(path, {}))
         job, notes = tiny_job(parts), []
         said = lambda progress: notes.append(progress)
