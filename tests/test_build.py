@@ -84,7 +84,7 @@ def test_devices() -> None:
     ("overrides", "message"),
     [
         (["evaluation.modes=[opn@1]"], "mode: 'opn@1' is not one"),
-        (["training.steps=0", "training.epochs=2"], "never end; set steps"),
+        (["training.steps=0", "training.epochs=2"], "never ends; set training.steps"),
         (["data={kind: trajectories, path: nothing.npz}"], "nothing.npz"),
         (["evaluation.modes=[open@2+warm0.5]"], "warm_start is set in open loop"),
         (["evaluation.modes=[horizon41@2]"], "replan_every is 41"),
