@@ -78,7 +78,7 @@ def test_starts_share_a_goal() -> None:
 
 def test_the_optimal_actions_hold_the_examples_own() -> None:
     for source in (FourRoomsExpert(), FourRoomsExpert(episodes=90, reflect=True, ties="uniform")):
-        x, optimal = source.examples(IDS).x, source.optimal_actions(IDS)
+        x, optimal = source.examples(IDS).x, source.demonstrations(IDS)[2].optimal
         assert optimal.shape == x.shape
         assert torch.equal(optimal == 0, x == 3)
         assert (optimal.long() >> x & 1)[x < 3].all()

@@ -106,10 +106,6 @@ class FourRoomsExpert(ActionSource):
         padding = torch.arange(self.length, device=x.device) >= plans.num_actions[:, None]
         return Batch.of_tokens(x.masked_fill(padding, 0), ids, padding=padding, cond=cond)
 
-    def optimal_actions(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> UInt8[Tensor, "B L"]:
-        """(B, L) uint8: bit a is set where action a is optimal after the example's actions so far; 0 after its end."""
-        return self.demonstrations(ids, device)[2].optimal[:, : self.length].contiguous()
-
     def record(self, ids: Int64[Tensor, "B"]) -> Trajectories:
         """The examples with these ids as demonstrations to `save`; their images and plans, uncut."""
         worlds, agents, plans = self.demonstrations(ids)
