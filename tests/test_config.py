@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import Tensor
 
 from onpath.config import Part, RunConfig
 from onpath.data.source import Source
 from onpath.data.trajectories import FourRoomsExpert
-from onpath.kinds import FAMILIES, WIRED, RunSections
+from onpath.kinds import FAMILIES, RunSections, wired_into
 from onpath.overrides import override
 from onpath.ramps import CosineRamp, LinearRamp, Ramp
 from onpath.sampling.counts import Count
 from onpath.sampling.grids import EvenGrid, Grid, UniformGrid
 from onpath.schedules import CosineSchedule, LinearSchedule, Schedule, ShiftedSchedule
 from onpath.training.optimizers import AdamW, Muon, OptimizerConfig
+from onpath.types import Spec
 from tiny import CONFIG, tiny
 
 MEMBERS = [(family, kind, cls) for family, kinds in FAMILIES.items() for kind, cls in kinds.items()]
@@ -63,8 +66,8 @@ def test_every_kind_goes_out_and_comes_back(family: type, kind: str, cls: type) 
     assert again == part and again.as_dict() == part.as_dict()
     assert part.cls is cls and written(part)["kind"] == kind
     # every field of the constructor is in the file, less what the run fills in
-    assert set(written(part)) - {"kind"} == set(inspect.signature(cls).parameters) - WIRED
-    if dataclasses.is_dataclass(cls) and not WIRED & set(inspect.signature(cls).parameters):
+    assert set(written(part)) - {"kind"} == set(inspect.signature(cls).parameters) - wired_into(cls)
+    if dataclasses.is_dataclass(cls) and not wired_into(cls) & set(inspect.signature(cls).parameters):
         assert again.make() == part.make()
         if cls.__name__ not in NEEDED:
             assert part.make() == cls()
@@ -268,3 +271,22 @@ def test_a_users_class() -> None:
 def test_a_field_called_kind_is_refused_with_a_reason() -> None:
     with pytest.raises(ValueError, match=r"BadSource has a field 'kind'.*call the field something else"):
         parsed(Source, {"class": f"{__name__}:BadSource"})
+
+
+class Seeded(torch.nn.Module):
+    """A user's network whose own parameters are called like what the run gives to other families."""
+
+    def __init__(self, spec: Spec, seed: int, grid: float = 0.5) -> None:
+        super().__init__()
+        self.seed, self.grid = seed, grid
+
+    def encode(self, **cond: Tensor) -> None:
+        return None
+
+
+def test_a_network_may_have_a_seed_of_its_own() -> None:
+    config = RunConfig.parse({**CONFIG, "model": {"class": f"{__name__}:Seeded", "seed": 7}})
+    model = config.model.make(spec=Spec(1, 2, 2))
+    assert (model.seed, model.grid) == (7, 0.5)
+    with pytest.raises(ValueError, match=r"data\.seed.*set by the run itself"):
+        RunConfig.parse({**CONFIG, "data": {"kind": "fourrooms", "seed": 7}})

@@ -147,8 +147,8 @@ def device_of(name: str) -> torch.device:
     """auto, cpu or cuda as a device; ValueError where a GPU is asked for and there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            "config: device is 'cuda', but this torch sees no GPU; set device: cpu or auto (for a run, in the "
-            "config.yaml of its folder)"
+            "config: device is 'cuda', but this torch sees no GPU; set device: cpu or auto (for a trained "
+            "run: --device cpu)"
         )
     gpu = None if name == "cpu" else local_gpu()
     return torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
@@ -276,7 +276,8 @@ def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str
         todo = "copy a whole one there, or train again" if skipped else "train it first"
         raise ValueError(f"run: {path} has no checkpoint that verifies{faults}; {todo}")
     saved = checkpoint.read(newest, for_training=False)
-    parts = build(config, Spec.of(saved.extra["identity"]["spec"]))
+    spec = saved.extra["identity"].get("spec")
+    parts = build(config, Spec.of(spec) if spec else None)
     checkpoint.require_identity(saved, parts.identity)
     model = parts.model.to(parts.device).eval().requires_grad_(False)
     checkpoint.fill(model, saved.average)

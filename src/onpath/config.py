@@ -21,7 +21,7 @@ from typing import Any
 import torch.nn as nn
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from onpath.kinds import FAMILIES, WIRED, RunSections
+from onpath.kinds import FAMILIES, RunSections, wired_into
 from onpath.overrides import override, read_yaml
 from onpath.wording import example, literals, near, unknown, words
 
@@ -143,11 +143,11 @@ def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
 
 
 def _parse_fields(cls: type, data: Mapping[str, Any], path: str) -> dict[str, Any]:
-    wired = frozenset() if cls is RunSections else WIRED
+    wired = wired_into(cls)
     allowed = {name: field for name, field in _fields(cls).items() if name not in wired}
     for name in data:
         if name not in allowed:
-            raise ValueError(unknown(_join(path, name), str(name), allowed))
+            raise ValueError(unknown(_join(path, name), str(name), allowed, wired))
     values: dict[str, Any] = {}
     for name, (hint, default) in allowed.items():
         if name in data:
@@ -178,7 +178,8 @@ def _of_default(default: Any, path: str) -> Any:
     if not _is_instance(default):
         return default
     cls = type(default)
-    nested = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.name not in WIRED}
+    wired = wired_into(cls)
+    nested = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.name not in wired}
     fields = {name: _of_default(value, _join(path, name)) for name, value in nested.items()}
     return Part(cls, _kind_of(cls), fields, path)
 
@@ -262,7 +263,7 @@ def _parse_part(family: type, value: Any, path: str) -> Part:
 
 def _checked(part: Part) -> Part:
     """Makes the part once where it needs nothing of the run, so that a bad value is refused here with its path."""
-    if not WIRED & _fields(part.cls).keys() and dataclasses.is_dataclass(part.cls):
+    if not wired_into(part.cls) & _fields(part.cls).keys() and dataclasses.is_dataclass(part.cls):
         part.make()
     return part
 

@@ -66,9 +66,18 @@ FAMILIES: dict[type, dict[str, type]] = {
     OptimizerConfig: {"adamw": AdamW, "muon": Muon},
 }
 
-WIRED = frozenset({"process", "grid", "spec", "split", "seed", "fixed_counts"})
-"""Constructor parameters that the run fills in and no config sets: one schedule, process, grid and seed for all its
-parts, the split by what it does, and whether the sampler's counts are fixed, which its bound must know."""
+WIRED: dict[type, frozenset[str]] = {
+    Source: frozenset({"seed", "split"}),
+    nn.Module: frozenset({"spec"}),
+    Objective: frozenset({"process", "grid", "fixed_counts"}),
+}
+"""Constructor parameters that the run fills in and no config sets, by family: one schedule, process, grid and seed for
+all its parts, the split by what it does, and whether the sampler's counts are fixed, which its bound must know."""
+
+
+def wired_into(cls: type) -> frozenset[str]:
+    """The parameters of a class that the run fills in."""
+    return next((names for family, names in WIRED.items() if issubclass(cls, family)), frozenset())
 
 
 @dataclass(frozen=True)

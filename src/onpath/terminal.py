@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onpath.config import RunConfig
     from onpath.evaluation.check import Check, ScheduleRow
     from onpath.reports.live import Live
-    from onpath.training.trainer import Progress
+    from onpath.training.reporter import Progress
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe has no width: rich would take 80
 errors = Console(stderr=True)

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from onpath.kinds import FAMILIES, WIRED
+from onpath.kinds import FAMILIES
 
 
 def near(name: Any, allowed: Iterable[str]) -> str:
@@ -24,10 +24,10 @@ def literals(hint: Any) -> list[str]:
     return [word for part in typing.get_args(hint) for word in literals(part)]
 
 
-def unknown(path: str, name: str, allowed: Iterable[str]) -> str:
-    """The message for a name that is not one of those allowed."""
+def unknown(path: str, name: str, allowed: Iterable[str], wired: frozenset[str] = frozenset()) -> str:
+    """The message for a name that is not one of those allowed; `wired`: those that the run fills in."""
     hint = f"{near(name, allowed) or '.'} Rename it, or remove it"
-    if name in WIRED:
+    if name in wired:
         hint = "; it is set by the run itself, once for all its parts (one seed, one schedule, one grid): remove it"
     return f"config: {path}: {name!r} is not known; allowed are {', '.join(allowed)}{hint}"
 

@@ -194,17 +194,19 @@ def latency(
 ) -> list[Row]:
     """Milliseconds of a decision that plans, after warm-up, by batch size: p50 and p95 over `repeats` calls.
 
+    A larger batch, whose calls take longer and vary less, has fewer, but eight at least.
     It is the first decision of an episode, which plans in every mode. A call for B episodes counts as B decisions; a
     forward is one denoising step of the call, divided alike.
     """
     policy = mode.of(policy)
     rows = []
     for size in batch_sizes:
-        millis, num_forwards = _call_millis(policy, tasks.rows(torch.arange(size) % tasks.size), repeats, device)
+        num_calls = max(8, repeats // size)
+        millis, num_forwards = _call_millis(policy, tasks.rows(torch.arange(size) % tasks.size), num_calls, device)
         for metric, divisor in (("ms_per_decision", size), ("ms_per_forward", size * num_forwards)):
             for quantile in (50, 95):
-                value = millis[max(0, math.ceil(quantile / 100 * repeats) - 1)] / divisor
-                rows.append(_row(tasks.name, mode.name, f"{metric}_batch{size}_p{quantile}", value, None, repeats))
+                value = millis[max(0, math.ceil(quantile / 100 * num_calls) - 1)] / divisor
+                rows.append(_row(tasks.name, mode.name, f"{metric}_batch{size}_p{quantile}", value, None, num_calls))
     return rows
 
 

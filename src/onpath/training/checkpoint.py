@@ -134,9 +134,9 @@ def read(path: Path, *, for_training: bool = True) -> Checkpoint:
 
 
 def require_identity(saved: Checkpoint, identity: Mapping[str, Any]) -> None:
-    """ValueError unless the checkpoint was trained with what `identity` says, by name: the schedule, the seed, …"""
-    for name, value in identity.items():
-        was = saved.extra["identity"].get(name)
+    """ValueError where the checkpoint says something else than `identity`, by name: the schedule, the seed, …"""
+    for name, was in saved.extra["identity"].items():
+        value = identity.get(name)
         if was != value:
             raise ValueError(
                 f"checkpoint: step {saved.step} was trained with {name} {was}, and the config now says {value}; one "

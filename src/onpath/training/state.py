@@ -73,7 +73,7 @@ class TrainingState:
         checkpoint.fill(self.average, saved.average)
         restore(self.optimizers, saved.optimizers)
         best, waited, scale = saved.extra["plateau"]
-        self.step, self.seconds = saved.step, saved.extra["seconds"]
+        self.step, self.seconds = saved.step, saved.extra.get("seconds", 0.0)
         self.plateau = (math.inf if best is None else best, waited, scale)
         if self.processes.rank == 0:  # they are the sums of all processes
             self.meter = Meter({name: (total, count) for name, (total, count) in saved.extra["sums"].items()})
