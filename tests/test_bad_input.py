@@ -317,7 +317,7 @@ RUNS = [
     Case("resume with another optimizer", f"{RESUME} training.optimizer=muon", "resume:", "holds 1 optimizers", "makes 2", "restore training.optimizer"),
     Case("samples is a file", "sample run", "run/samples", "File exists", "who may write there", "check the path", text("run/samples", "")),
     Case("config of another schedule", "evaluate run", "checkpoint: step 3", "'kind': 'cosine'", "was trained with schedule {'kind': 'linear'", "Restore the config", changed("run/config.yaml", "kind: linear", "kind: cosine")),
-    Case("config for a GPU", "sample run", "config: device", "'cuda'", "sees no GPU", "config.yaml of its folder", many(without_gpu, changed("run/config.yaml", "device: cpu", "device: cuda"))),
+    Case("config for a GPU", "sample run", "config: device", "'cuda'", "sees no GPU", "--device cpu", many(without_gpu, changed("run/config.yaml", "device: cpu", "device: cuda"))),
     Case("no checkpoint", "evaluate run", "run: run", "no checkpoint", "that verifies", "train it first", gone("run/checkpoints")),
     Case("flipped bit", "evaluate run", "step-3/average.safetensors", "does not match its checksum", "no checkpoint that verifies", "copy a whole one there", flipped(f"{LAST}/average.safetensors")),
     Case("torn weights", "check run", "step-3/model.safetensors", "does not match its checksum", "no checkpoint that verifies", "copy a whole one there", cut(f"{LAST}/model.safetensors")),

@@ -20,7 +20,11 @@ def test_wheel_holds_the_package_and_its_recipes(tmp_path: Path) -> None:
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=300)
     source = ROOT / "src" / "onpath"
-    kept = {path.relative_to(source) for path in source.rglob("*") if path.suffix in {".py", ".yaml", ".typed", ".html", ".css", ".js"}}
+    kept = {
+        path.relative_to(source)
+        for path in source.rglob("*")
+        if path.suffix in {".py", ".yaml", ".typed", ".html", ".css", ".js"}
+    }
     installed = site / "onpath"
     assert kept <= {path.relative_to(installed) for path in installed.rglob("*")}
     code = "import onpath, sys; sys.stdout.write(onpath.__file__)"

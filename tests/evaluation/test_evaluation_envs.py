@@ -181,7 +181,7 @@ def test_latency_rows() -> None:
         f"ms_per_{what}_batch{size}_p{q}" for what in ("decision", "forward") for size in (1, 8) for q in (50, 95)
     }
     assert by_metric["ms_per_decision_batch1_p50"] == pytest.approx(4 * by_metric["ms_per_forward_batch1_p50"])
-    assert all(row["n"] == 3 and row["ci95"] is None for row in rows)
+    assert all(row["n"] == 8 and row["ci95"] is None for row in rows)
 
 
 def test_an_unknown_task_set_is_refused() -> None:
