@@ -244,6 +244,20 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     assert [row["step"] for row in run.metrics()] == [3, 3]
 
 
+def test_a_run_is_not_resumed_to_fewer_steps_or_from_nothing_whole(tmp_path: Path) -> None:
+    run, parts = folder(tmp_path), tiny_parts()
+    parts.trainer.fit(tiny_job(parts), run)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    parts = tiny_parts("training.steps=2", "training.warmup_steps=0")
+    with pytest.raises(ValueError, match=r"training\.steps is 2, and 3 steps are done already"):
+        parts.trainer.fit(tiny_job(parts), run, resume=True)
+    (run.checkpoints / "step-3" / "state.json").unlink()
+    parts = tiny_parts("training.steps=5")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* verifies .*state\.json is missing"):
+        parts.trainer.fit(tiny_job(parts), run, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
 def test_another_schedule_or_seed_is_refused(tmp_path: Path) -> None:
     run = folder(tmp_path)
     parts = tiny_parts()

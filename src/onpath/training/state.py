@@ -61,10 +61,16 @@ class TrainingState:
     def restore(self, folder: Path, identity: Mapping[str, Any]) -> list[str]:
         """Goes on from the newest checkpoint in `folder` that verifies, if any; returns what to tell the user.
 
-        ValueError where it is of another schedule, network or optimizer.
+        ValueError where it is of another schedule, network or optimizer, or where there are checkpoints and all of
+        them are damaged.
         """
         path, skipped = self.processes.first(lambda: checkpoint.newest(folder))
         lines = [f"skipped {reason}" for reason in skipped]
+        if path is None and skipped:
+            raise ValueError(
+                f"resume: no checkpoint in {folder} verifies ({'; '.join(skipped)}), and nothing was changed; put back "
+                "a copy of one, remove the damaged ones to begin at step 0, or start a new run"
+            )
         if path is None:
             return [*lines, "no checkpoint to resume from: starting at step 0"]
         saved = checkpoint.read(path)

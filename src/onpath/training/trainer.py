@@ -167,6 +167,11 @@ class Trainer:
             if resume:
                 for line in state.restore(folder.checkpoints, job.identity):
                     reporter.note(state.step, line)
+                if state.step > reporter.num_steps:
+                    raise ValueError(
+                        f"resume: training.steps is {reporter.num_steps}, and {state.step} steps are done already; "
+                        f"set training.steps to {state.step} or more"
+                    )
                 processes.first(lambda: _rewind(folder, state.step, job.config))
             if self.tensorboard:
                 stack.callback(reporter.close)
