@@ -191,6 +191,26 @@ def test_a_command_line_is_valid(place: str, command: list[str]) -> None:
         RunConfig.load(path_of(recipe), overrides or [])
 
 
+LAUNCHES = [
+    shlex.split(launch[1].replace("$(", "").replace(")", ""))
+    for page in PAGES
+    for launch in re.finditer(
+        r"^[^`\n]*\btorchrun (-[^`]*?onpath train [^\n`]*)",
+        re.sub(r"\\?\n {4,}", " ", page.read_text(encoding="utf-8")),
+        re.M,
+    )
+]
+
+
+def test_torchrun_understands_its_command_lines() -> None:
+    from torch.distributed.run import parse_args
+
+    assert len(LAUNCHES) >= 4
+    for words in LAUNCHES:
+        parsed = parse_args(words)  # it ends the process where an option of ours looks like one of its own
+        assert parsed.module and parsed.training_script == "onpath" and parsed.training_script_args[0] == "train"
+
+
 @pytest.mark.parametrize("page", RUN_PAGES)
 def test_the_commands_of_a_page_run(page: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     for place, command in COMMANDS:

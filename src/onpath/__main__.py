@@ -1,4 +1,4 @@
-"""``python -m onpath``, which torchrun needs: ``torchrun --nproc-per-node 2 -m onpath train …``."""
+"""``python -m onpath``, which torchrun needs: ``torchrun --nproc-per-node 2 -m -- onpath train …``."""
 
 from onpath.cli import main
 

@@ -14,7 +14,7 @@ import torch
 from onpath.records import RunFolder
 from onpath.training import checkpoint
 from onpath.training.distributed import Processes, local, sharded_like, whole
-from tiny import tiny_job, tiny_parts
+from tiny import settings, tiny_job, tiny_parts
 
 SETTINGS = [
     "training.steps=20",
@@ -141,3 +141,27 @@ def test_a_batch_that_cannot_be_cut_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"batch_size is 6 and cannot be cut into 4 equal parts"):
         parts.trainer.fit(tiny_job(parts), RunFolder.create(tmp_path, {}), processes=Processes(0, 2))
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_trains_a_recipe(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "--",
+        "onpath",
+    ]
+    given = ["train", "fourrooms-demo", *settings(["model.width=16", "model.hidden=16"]), "--run", "runs/two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *given], check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("training fourrooms-demo into runs/two on 2 processes, ddp") == 1  # the first one speaks
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "runs" / "two" / "checkpoints" / "step-3").is_dir()

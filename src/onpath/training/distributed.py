@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -120,8 +121,11 @@ class Processes:
         """The network, its gradients averaged over the processes in every backward (DDP)."""
         if self.count == 1:
             return cast(Denoiser, network)
-        # a learned null condition has no gradient in a step that drops no condition
-        return Replica(DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True))
+        with warnings.catch_warnings():
+            # torch 2.13 calls broadcast_buffers by another name, which older versions do not know
+            warnings.simplefilter("ignore", FutureWarning)
+            # a learned null condition has no gradient in a step that drops no condition
+            return Replica(DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True))
 
 
 ALONE = Processes()
