@@ -129,3 +129,16 @@ def test_the_manifest_names_every_file(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, content(1), keep=0)
     manifest = json.loads((path / "manifest.json").read_text())
     assert {*manifest, "manifest.json"} == {file.name for file in path.iterdir()}
+
+
+def test_some_are_kept_for_good(tmp_path: Path) -> None:
+    for step in range(10, 101, 10):
+        checkpoint.save(tmp_path, content(step), keep=2, keep_every=40)
+    assert [step for step, _ in checkpoint.steps_in(tmp_path)] == [40, 80, 90, 100]
+
+
+def test_what_is_read_for_sampling_is_the_average_alone(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, content(10), keep=0)
+    whole, part = checkpoint.read(path), checkpoint.read(path, for_training=False)
+    assert not part.model and not part.optimizers and part.average.keys() == whole.average.keys()
+    assert whole.model and whole.optimizers and part.extra == whole.extra

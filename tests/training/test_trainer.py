@@ -404,6 +404,8 @@ def test_tensorboard(tmp_path: Path) -> None:
         ({"steps": 1, "validate_every": 1, "validation_examples": 0}, "validation_examples is 0"),
         ({"steps": 1, "decay": "constant", "final_rate": 0.1}, "final_rate is 0.1"),
         ({"steps": 1, "keep": -1}, "keep is -1"),
+        ({"steps": 9, "save_every": 2, "keep_every": 3}, "must be a multiple of save_every"),
+        ({"steps": 9, "save_every": 2, "keep_every": 4, "keep": 0}, "keep: 0 keeps all"),
         ({"steps": 1, "clip_norm": -0.1}, "clip_norm is -0.1"),
     ],
 )
