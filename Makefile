@@ -29,6 +29,7 @@ demo: export OMP_WAIT_POLICY = passive
 demo: $(STAMP)
 	$(BIN)/onpath train fourrooms-demo --run $(RUN) $(if $(wildcard $(RUN)/config.yaml),--resume)
 	$(BIN)/onpath evaluate $(RUN)
+	$(BIN)/onpath report $(RUN)
 
 test: $(STAMP)
 	$(PYTEST) -q
