@@ -113,15 +113,18 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; ids and counts stay on the CPU."""
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+        # towards the host a copy that is not waited for may be read before it is there
+        unwaited = torch.device(device).type != "cpu"
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=unwaited)
 
         return replace(
             self,
-            x=self.x.to(device, non_blocking=True),
-            given=move(self.given),
-            padding=move(self.padding),
-            cond={name: value.to(device, non_blocking=True) for name, value in self.cond.items()},
+            x=move(self.x),
+            given=None if self.given is None else move(self.given),
+            padding=None if self.padding is None else move(self.padding),
+            cond={name: move(value) for name, value in self.cond.items()},
         )
 
     def rows(self, index: Int64[Tensor, "N"] | slice) -> Batch:
