@@ -13,7 +13,7 @@ import torch
 
 from onpath.records import RunFolder
 from onpath.training import checkpoint
-from onpath.training.distributed import Processes, local, sharded_like, whole
+from onpath.training.distributed import Processes, local, on_host, sharded_like, whole
 from tiny import settings, tiny_job, tiny_parts
 
 SETTINGS = [
@@ -133,7 +133,8 @@ def test_one_process_is_the_plain_case() -> None:
     processes.shards(network)
     assert processes.replicated(network) is network
     assert local([value])[0] is value and sharded_like(value, value) is value
-    assert whole({"a": [value, 3]})["a"][0] is value
+    assert whole(value) is value and on_host({"a": [value, 3]}, False) == {"a": [None, 3]}
+    assert torch.equal(on_host({"a": [value, 3]}, True)["a"][0], value)
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(tmp_path: Path) -> None:

@@ -175,13 +175,22 @@ def local(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
-def whole(value: Any) -> Any:
-    """`value`, a tree of dicts and lists, with every shard replaced by the whole tensor; a collective."""
-    if isinstance(value, DTensor):
-        return value.full_tensor()
+def whole(tensor: Tensor) -> Tensor:
+    """The whole tensor of which this process holds a shard; a collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def on_host(value: Any, keep: bool) -> Any:
+    """`value`, a tree of dicts and lists, with every tensor whole and on the CPU, or None unless `keep`; a collective.
+
+    Tensors are put together one by one, so no device ever holds more than one of them whole.
+    """
+    if isinstance(value, Tensor):
+        tensor = whole(value.detach())
+        return tensor.cpu() if keep else None
     if isinstance(value, dict):
-        return {name: whole(item) for name, item in value.items()}
-    return [whole(item) for item in value] if isinstance(value, list) else value
+        return {name: on_host(item, keep) for name, item in value.items()}
+    return [on_host(item, keep) for item in value] if isinstance(value, list) else value
 
 
 def sharded_like(value: Tensor, reference: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from onpath.training import checkpoint
-from onpath.training.distributed import ALONE, Processes, whole
+from onpath.training.distributed import ALONE, Processes, on_host
 from onpath.training.metrics import Meter
 from onpath.training.optimizers import restore
 from onpath.types import Denoiser
@@ -44,11 +44,12 @@ class TrainingState:
     def save(self, folder: Path, identity: Mapping[str, Any], keep: int, keep_every: int) -> None:
         """Writes a checkpoint to `folder` with everything that an exact resume needs, shards put together."""
         best, waited, scale = self.plateau
+        writes = self.processes.rank == 0
         content = checkpoint.Checkpoint(
             step=self.step,
-            model=whole(dict(self.model.state_dict())),
-            average=whole(dict(self.average.state_dict())),
-            optimizers=[whole(optimizer.state_dict()) for optimizer in self.optimizers],
+            model=on_host(dict(self.model.state_dict()), writes),
+            average=on_host(dict(self.average.state_dict()), writes),
+            optimizers=[on_host(optimizer.state_dict(), writes) for optimizer in self.optimizers],
             extra={
                 "identity": dict(identity),
                 "plateau": [None if math.isinf(best) else best, waited, scale],
