@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def series(
         emit(f"{args.device}, {name}, {sizes}", metric, millis, "ms", first)
 
 
-def call(name: str, sizes: Sizes, device: str) -> Callable[[], Any]:
+def call(name: str, device: str, sizes: Sizes) -> Callable[[], Any]:
     """A sampling call of K forwards."""
     source = RandomPlans.of(sizes, device)
     process, sampler = Masking(LinearSchedule(), sizes.V), RANDOM if name == "table, random" else CONFIDENT
@@ -206,7 +207,7 @@ def calls(args: argparse.Namespace) -> None:
         for axis, values in axes.items():
             more = (1024,) if name.startswith("table") and axis in "LV" else ()
             points = Sizes().along(axis, values + more)
-            series(name, f"call over {axis}", points, lambda sizes, n=name: call(n, sizes, args.device), args)
+            series(name, f"call over {axis}", points, partial(call, name, args.device), args)
 
 
 def stepper(trainer: Trainer, job: Job, processes: Processes = ALONE) -> Callable[[], Any]:
@@ -221,24 +222,25 @@ def stepper(trainer: Trainer, job: Job, processes: Processes = ALONE) -> Callabl
     return step
 
 
-def training_step(name: str, over: str, sizes: Sizes, device: str) -> Callable[[], Any]:
+def job_of(name: str, sizes: Sizes, device: str, *, trajectory: bool = False) -> Job:
     source = RandomPlans.of(sizes, device)
     process = Masking(LinearSchedule(), sizes.V)
     objective: Objective = ContinuousNELBO(process, masks="counts")
-    if over == "K":
+    if trajectory:
         objective = TrajectoryNELBO(process, UniformGrid(16), steps_per_example=sizes.K)
-    job = Job(network_of(name, source.spec(), device), objective, source, source, device=torch.device(device))
-    return stepper(Trainer(steps=10**6, batch_size=sizes.B), job)
+    return Job(network_of(name, source.spec(), device), objective, source, source, device=torch.device(device))
 
 
 def steps(args: argparse.Namespace) -> None:
     axes = {"L": (16, 64, 256), "V": (4, 16, 64, 256), "B": (4, 16, 64, 256), "K": (1, 2, 4, 8, 16)}
+
+    def make(name: str, axis: str, sizes: Sizes) -> Callable[[], Any]:
+        trainer = Trainer(steps=10**6, batch_size=sizes.B)
+        return stepper(trainer, job_of(name, sizes, args.device, trajectory=axis == "K"))
+
     for name in ("plan_mlp", "plan_transformer"):
         for axis, values in axes.items():
-            points = Sizes(K=1).along(axis, values)
-            series(
-                name, f"step over {axis}", points, lambda s, n=name, a=axis: training_step(n, a, s, args.device), args
-            )
+            series(name, f"step over {axis}", Sizes(K=1).along(axis, values), partial(make, name, axis), args)
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:
@@ -341,9 +343,7 @@ def main() -> None:
         return
     parts = {"calls": calls, "steps": steps, "memory": memory, "processes": processes, "knobs": knobs}
     for name in args.only:
-        begun = time.perf_counter()
         parts[name](args)
-        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

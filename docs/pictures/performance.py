@@ -88,7 +88,8 @@ def draw_memory(rows: list[dict], path: Path) -> None:
         tidy(axes, f"positions of a {step}, B·L", sorted({x for x, _ in lines["all logits"]}))
         for name, (colour, marker, style) in styles.items():
             line = sorted(set(lines[name]))
-            axes.plot(*zip(*line, strict=True), color=colour, marker=marker, ls=style, ms=5, label=name)
+            size = 10 if name == "all logits" else 5  # so that it shows below a line that covers it
+            axes.plot(*zip(*line, strict=True), color=colour, marker=marker, ls=style, ms=size, label=name)
     panels[0].set_ylabel("peak, MiB")
     panels[0].set_yticks([128, 256, 512, 1024, 2048], ["128", "256", "512", "1,024", "2,048"])
     handles, labels = panels[0].get_legend_handles_labels()

@@ -90,32 +90,47 @@ _COLUMNS = ("success", "spl", "optimal", "return", "bumps", "forwards_per_decisi
 
 
 def show_evaluation(rows: list[dict[str, Any]]) -> None:
-    """One line for each set and mode; then the timings."""
+    """Timings where there are any, then one line of results for each set and mode."""
     by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
+    _show_timings(by_mode)
     table = Table("set", box=None)
     table.add_column("mode", no_wrap=True)  # cut short it would name another mode
     table.add_column("n")
     table.add_column("success [95 %]", no_wrap=True)
     for title in ("SPL", "optimal", "return", "bumps", "forwards"):
         table.add_column(title, overflow="fold")
-    timings = Table("set", "mode", "milliseconds", "value", box=None)
     for (name, mode), metrics in by_mode.items():
         if "success" in metrics:
             low, high = metrics["success"]["ci95"]
             figures = [f"{metrics[m]['value']:.4g}" for m in _COLUMNS[1:]]
             success = f"{metrics['success']['value']:.4f} [{low:.3f}, {high:.3f}]"
             table.add_row(name, mode, str(metrics["success"]["n"]), success, *figures)
-        for metric, row in metrics.items():
-            if metric.startswith("ms_"):
-                timings.add_row(name, mode, metric.removeprefix("ms_").replace("_", " "), f"{row['value']:.2f}")
     console.print(table)
-    if timings.rows:
-        console.print(timings)
     for row in rows:
         if row["metric"] == "agreement":
             console.print(f"{row['set']} {row['mode']}: {row['value']:.2%} of {row['n']} episodes agree with MiniGrid")
+
+
+def _show_timings(by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]]) -> None:
+    """Milliseconds of a decision, p50 and p95, one column for each batch size; evaluation.json has the rest."""
+    timed = [metric for metrics in by_mode.values() for metric in metrics if metric.startswith("ms_per_decision_")]
+    sizes = dict.fromkeys(metric.removeprefix("ms_per_decision_").rpartition("_")[0] for metric in timed)
+    table = Table(
+        "set", "mode", *(f"ms per decision, {size.replace('batch', 'batch ')}: p50, p95" for size in sizes), box=None
+    )
+    for (name, mode), metrics in by_mode.items():
+        cells = [
+            ", ".join(
+                f"{metrics[key]['value']:.2f}" for q in (50, 95) if (key := f"ms_per_decision_{size}_p{q}") in metrics
+            )
+            for size in sizes
+        ]
+        if any(cells):
+            table.add_row(name, mode, *cells)
+    if table.rows:
+        console.print(table)
 
 
 def show_checks(results: Sequence[Check]) -> None:
