@@ -133,7 +133,7 @@ def read(logits: Tensor, rows: Tensor | None, readout: Callable[..., Any] | None
         return logits
     flat = logits.flatten(0, 1)
     rows = torch.arange(len(flat)) if rows is None else rows
-    return flat[rows] if readout is None else apply_readout(lambda hidden: hidden, flat[rows], rows, readout)
+    return flat[rows] if readout is None else apply_readout(lambda hidden: hidden, flat[rows], rows, readout, 8192)
 
 
 @dataclass(frozen=True)

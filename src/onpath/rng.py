@@ -44,11 +44,16 @@ class Key:
 
 
 def _mix(word: Any) -> Any:
-    """A bijection of 32-bit words (an int or a tensor) whose every output bit depends on every input bit."""
-    word = (word ^ (word >> 17)) * _MULTIPLIERS[0] & _WORD
-    word = (word ^ (word >> 11)) * _MULTIPLIERS[1] & _WORD
-    word = (word ^ (word >> 15)) * _MULTIPLIERS[2] & _WORD
-    return word ^ (word >> 14)
+    """A bijection of 32-bit words (an int or a tensor) whose every output bit depends on every input bit.
+
+    A tensor is changed in place, which is three times as fast: it must be nobody else's.
+    """
+    for shift, multiplier in zip((17, 11, 15), _MULTIPLIERS, strict=True):
+        word ^= word >> shift
+        word *= multiplier
+        word &= _WORD
+    word ^= word >> 14
+    return word
 
 
 def _words(key: Key) -> tuple[int, int]:

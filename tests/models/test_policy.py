@@ -141,6 +141,12 @@ def test_readout_in_chunks(chunk: int) -> None:
     assert torch.equal(at, rows) and max(seen) <= chunk and sum(seen) == 10
     torch.testing.assert_close(total, head(hidden).sum(-1))
     torch.testing.assert_close(apply_readout(head, hidden, rows, lambda x, _: x, chunk), head(hidden))
+    # made anew in the backward, the logits of a chunk give the same gradient
+    hidden.requires_grad_()
+    apply_readout(head, hidden, rows, lambda x, _: x.logsumexp(-1), chunk).square().sum().backward()
+    by_chunk, whole = hidden.grad, hidden.detach().clone().requires_grad_()
+    head(whole).logsumexp(-1).square().sum().backward()
+    torch.testing.assert_close(by_chunk, whole.grad)
 
 
 def test_sizes_come_from_the_spec() -> None:

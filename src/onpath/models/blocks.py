@@ -11,8 +11,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from onpath.types import Readout
+
+_CHUNK_LOGITS = 1 << 24  # 64 MiB in fp32
 
 
 class RMSNorm(nn.Module):
@@ -67,12 +70,23 @@ def apply_readout(
     hidden: Float[Tensor, "N D"],
     rows: Int64[Tensor, "N"],
     readout: Readout,
-    chunk: int = 8192,
+    chunk: int,
 ) -> Any:
-    """Runs `head` and `readout` over chunks of at most `chunk` rows, so that no logits of all rows exist at once."""
-    if len(rows) <= chunk:
+    """Runs `head` and `readout` over chunks of at most `chunk` rows, so that no logits of all rows exist at once.
+
+    Where there are several chunks, training makes the logits of each anew in the backward instead of keeping them.
+    """
+
+    def read(hidden: Tensor, rows: Tensor) -> Any:
         return readout(head(hidden), rows)
-    parts = [readout(head(h), r) for h, r in zip(hidden.split(chunk), rows.split(chunk), strict=True)]
+
+    if len(rows) <= chunk:
+        return read(hidden, rows)
+    pairs = zip(hidden.split(chunk), rows.split(chunk), strict=True)
+    if torch.is_grad_enabled():
+        parts = [checkpoint(read, h, r, use_reentrant=False) for h, r in pairs]
+    else:
+        parts = [read(h, r) for h, r in pairs]
     if isinstance(parts[0], tuple):
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return torch.cat(parts)
@@ -83,8 +97,12 @@ def read_rows(
     hidden: Float[Tensor, "M L D"],
     rows: Int64[Tensor, "N"] | None,
     readout: Readout | None,
+    num_words: int,
 ) -> Any:
-    """How a network ends: logits (M, L, V), or (N, V) at `rows`, or what `readout` makes of them chunk by chunk."""
+    """How a network ends: logits (M, L, V), or (N, V) at `rows`, or what `readout` makes of them chunk by chunk.
+
+    num_words: V. A chunk has at most 2**24 logits, and an even number of rows.
+    """
     if rows is None and readout is None:
         return head(hidden)
     flat = hidden.flatten(0, 1)
@@ -92,7 +110,11 @@ def read_rows(
         rows = torch.arange(flat.shape[0], device=flat.device)
     else:
         flat = flat[rows]
-    return head(flat) if readout is None else apply_readout(head, flat, rows, readout)
+    return (
+        head(flat)
+        if readout is None
+        else apply_readout(head, flat, rows, readout, max(2, _CHUNK_LOGITS // num_words // 2 * 2))
+    )
 
 
 def keep_where(drop: Bool[Tensor, "B"] | None, value: Float[Tensor, "B *rest"], null: Tensor) -> Tensor:

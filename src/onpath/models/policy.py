@@ -112,7 +112,7 @@ class PlanMLP(nn.Module):
             hidden = block(hidden)
         # one matrix product makes the few logits of every position, so rows are chosen afterwards
         logits = self.head(self.norm(hidden)).view(x.shape[0], self.length, self.num_words)
-        return read_rows(lambda logits: logits, logits, rows, readout)
+        return read_rows(lambda logits: logits, logits, rows, readout, self.num_words)
 
 
 class PlanTransformer(nn.Module):
@@ -226,7 +226,7 @@ class PlanTransformer(nn.Module):
             hidden = hidden + self.read_time(t.to(hidden.dtype)[:, None])[:, None]
         for block, pair in zip(self.blocks, memory, strict=True):
             hidden = block(hidden, pair, padding)
-        return read_rows(self.head, self.norm(hidden), rows, readout)
+        return read_rows(self.head, self.norm(hidden), rows, readout, self.num_words)
 
 
 def _check_sizes(network: str, spec: Spec, **sizes: int) -> None:

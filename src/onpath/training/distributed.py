@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import warnings
@@ -66,7 +67,10 @@ class Processes:
                 f"({str(error).splitlines()[0]}). See what that process said; then start all of them again with "
                 "--resume, which goes on from the newest whole checkpoint"
             ) from error
-        dist.destroy_process_group()  # not after an error, where it would wait for the lost process
+        # not after an error, where this would wait for the lost process
+        dist.barrier()
+        gc.collect()  # what still holds a group would end its threads too late
+        dist.destroy_process_group()
 
     def first(self, action: Callable[[], T]) -> T:
         """Runs `action` in the first process alone; its result, or its ValueError, is that of every process."""
