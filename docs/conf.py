@@ -28,6 +28,7 @@ PACKAGE = Path(onpath.__file__).parent
 project, author = "Onpath", "the Onpath authors"
 release = version = installed("onpath")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+exclude_patterns = ["plan.md"]
 templates_path: list[str] = []
 
 myst_enable_extensions = ["dollarmath"]

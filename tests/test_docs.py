@@ -24,7 +24,7 @@ from onpath.recipes import path_of, shipped
 from tiny import settings
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")] if page.name != "plan.md")
 FENCE = re.compile(r"(?:<!-- (?P<mark>not [^>]*?): [^>]+-->\n)?^```(?P<words>[^\n`]*)\n(?P<text>.*?)^```$", re.M | re.S)
 FILE = re.compile(r"`([\w.]+)`:\s*$")  # the sentence before a block that is the content of a file
 TINY = settings(
