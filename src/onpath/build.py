@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -112,35 +112,50 @@ def build(config: RunConfig, spec: Spec | None = None) -> Parts:
     spec: of the data of a trained run, which need not be there any more; without it they are asked, and what would
       otherwise be refused in the middle of a training is refused here.
     """
-    source = cast(Source, config.data.make(seed=config.seed))
-    trained, spec = spec is not None, spec or source.spec()
-    trainer, evaluation = cast(Trainer, config.training.make()), cast(Evaluation, config.evaluation.make())
     require_guidance(config)
-    process = Masking(config.schedule.make(), spec.mask_id)
-    grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make())
+    states = _states(config, spec)
+    trainer, evaluation = cast(Trainer, config.training.make()), cast(Evaluation, config.evaluation.make())
     # torch initialises weights from its global state: borrow it and give it back
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach every GPU's state too
-        model = cast(nn.Module, config.model.make(spec=spec))
+        model = cast(nn.Module, config.model.make(spec=states["spec"]))
     parts = Parts(
         config=config,
         device=device_of(config.device),
-        source=source,
-        spec=spec,
-        process=process,
         model=model,
-        objective=config.objective.make(process=process, grid=grid, fixed_counts=sampler.fixed_counts),
-        sampler=sampler,
-        grid=grid,
         trainer=trainer,
         evaluation=evaluation,
+        **states,
     )
-    if not trained:
-        require_training(trainer, source, model)
-        require_ramps(parts.objective, trainer.num_steps(source))
-        if isinstance(source, ActionSource):
+    if spec is None:
+        require_training(trainer, parts.source, model)
+        require_ramps(parts.objective, trainer.num_steps(parts.source))
+        if isinstance(parts.source, ActionSource):
             require_evaluation(evaluation, parts.policy(cast(Denoiser, model)))
     return parts
+
+
+def _states(config: RunConfig, spec: Spec | None = None) -> dict[str, Any]:
+    """The parts by name that say where examples come from, how they are spoiled, and by what rule."""
+    source = cast(Source, config.data.make(seed=config.seed))
+    spec = spec or source.spec()
+    process = Masking(config.schedule.make(), spec.mask_id)
+    grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make())
+    objective = config.objective.make(process=process, grid=grid, fixed_counts=sampler.fixed_counts)
+    return {
+        "source": source,
+        "spec": spec,
+        "process": process,
+        "grid": grid,
+        "sampler": sampler,
+        "objective": objective,
+    }
+
+
+def training_states(config: RunConfig) -> tuple[Source, Objective]:
+    """The examples of a run and the objective that spoils them: its training states without a network."""
+    states = _states(config)
+    return states["source"], states["objective"]
 
 
 def device_of(name: str) -> torch.device:
@@ -156,12 +171,16 @@ def device_of(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run: its parts, the moving average of its weights, and the step that they are from."""
+    """A trained run: its parts, the moving average of its weights, and the step that they are from.
+
+    identity: what the checkpoint says that it was trained with, see ``Parts.identity``.
+    """
 
     folder: RunFolder
     parts: Parts
     denoiser: Denoiser
     step: int
+    identity: Mapping[str, Any]
 
     def sample(
         self,
@@ -252,15 +271,6 @@ class Run:
         return [replace(one, mode=f"{one.mode} {label}".strip(), step=self.step) for some in made for one in some]
 
 
-def training_states(config: RunConfig) -> tuple[Source, Masking, Objective]:
-    """Where examples come from, how they are spoiled, and by what rule: a run's training states without a network."""
-    source = cast(Source, config.data.make(seed=config.seed))
-    process = Masking(config.schedule.make(), source.spec().mask_id)
-    sampler = cast(Sampler, config.sampler.make())
-    wired = {"process": process, "grid": config.grid.make(), "fixed_counts": sampler.fixed_counts}
-    return source, process, cast(Objective, config.objective.make(**wired))
-
-
 def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str] = ()) -> Run:
     """The run in folder `path` with the moving average of its newest checkpoint that verifies.
 
@@ -281,7 +291,7 @@ def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str
     checkpoint.require_identity(saved, parts.identity)
     model = parts.model.to(parts.device).eval().requires_grad_(False)
     checkpoint.fill(model, saved.average)
-    return Run(folder, parts, cast(Denoiser, model), saved.step)
+    return Run(folder, parts, cast(Denoiser, model), saved.step, saved.extra["identity"])
 
 
 def estimate(config: RunConfig) -> dict[str, str]:
@@ -304,8 +314,7 @@ def estimate(config: RunConfig) -> dict[str, str]:
 
 def _saved_schedule(run: Run) -> Schedule:
     """The schedule that the checkpoint of a run says it was trained with."""
-    saved = checkpoint.read(run.folder.checkpoints / f"step-{run.step}", for_training=False)
-    told = {**run.parts.config.as_dict(), "schedule": saved.extra["identity"]["schedule"]}
+    told = {**run.parts.config.as_dict(), "schedule": run.identity["schedule"]}
     return cast(Schedule, RunConfig.parse(told).schedule.make())
 
 

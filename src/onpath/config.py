@@ -39,7 +39,7 @@ class Part:
 
     def make(self, **wired: Any) -> Any:
         """The object. Of `wired`, it receives what its constructor names."""
-        names = _fields(self.cls)
+        names = parameters_of(self.cls)
         values = {
             name: value.make(**wired) if isinstance(value, Part) else value for name, value in self.fields.items()
         }
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
+def parameters_of(cls: type) -> dict[str, tuple[Any, Any]]:
     """Constructor parameters of a class: name -> (type, default or inspect.Parameter.empty)."""
     names = inspect.signature(cls).parameters
     # nn.Module subclasses annotate attributes as well; only what the constructor takes is a field
@@ -144,7 +144,7 @@ def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
 
 def _parse_fields(cls: type, data: Mapping[str, Any], path: str) -> dict[str, Any]:
     wired = wired_into(cls)
-    allowed = {name: field for name, field in _fields(cls).items() if name not in wired}
+    allowed = {name: field for name, field in parameters_of(cls).items() if name not in wired}
     for name in data:
         if name not in allowed:
             raise ValueError(unknown(_join(path, name), str(name), allowed, wired))
@@ -202,9 +202,10 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             return _parse_part(option, value, path)
         if isinstance(option, type) and dataclasses.is_dataclass(option):
             if not isinstance(value, Mapping):
+                names = list(parameters_of(option))
                 raise ValueError(
-                    f"config: {path} is {value!r}; a mapping of {', '.join(_fields(option))} is needed; set its fields "
-                    f"one by one, like {path}.{next(iter(_fields(option)))}=…"
+                    f"config: {path} is {value!r}; a mapping of {', '.join(names)} is needed; set its fields one by "
+                    f"one, like {path}.{names[0]}=…"
                 )
             kind = _kind_of(option)  # a member of a family that is asked for by its class: its kind may be named
             rest = {name: item for name, item in value.items() if not kind or (name, item) != ("kind", kind)}
@@ -263,7 +264,7 @@ def _parse_part(family: type, value: Any, path: str) -> Part:
 
 def _checked(part: Part) -> Part:
     """Makes the part once where it needs nothing of the run, so that a bad value is refused here with its path."""
-    if not wired_into(part.cls) & _fields(part.cls).keys() and dataclasses.is_dataclass(part.cls):
+    if not wired_into(part.cls) & parameters_of(part.cls).keys() and dataclasses.is_dataclass(part.cls):
         part.make()
     return part
 

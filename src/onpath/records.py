@@ -83,14 +83,14 @@ class RunFolder:
             )
         try:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_atomically(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-            if recipe is not None:
-                write_atomically(path / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False))
-            folder.write_config(config)  # the last: with it the folder is a run
         except OSError as error:
             raise ValueError(
                 f"run folder: {path} cannot be made ({error}); choose another --run, one that can be written to"
             ) from error
+        write_atomically(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        if recipe is not None:
+            write_atomically(path / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False))
+        folder.write_config(config)  # the last: with it the folder is a run
         return folder
 
     @classmethod

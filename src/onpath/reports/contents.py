@@ -93,7 +93,7 @@ def _time(seconds: float) -> str:
 def _rows(folder: RunFolder) -> tuple[list[dict[str, Any]], int]:
     """The rows of metrics.jsonl that can be read, and how many lines cannot."""
     path = folder.path / "metrics.jsonl"
-    rows = [row for row in folder.metrics() if isinstance(row, dict) and _is_number(row.get("step")) and "set" in row]
+    rows = [row for row in folder.metrics() if _is_number(row["step"])]
     lines = len(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.exists() else 0
     return rows, lines - len(rows)
 
@@ -154,7 +154,7 @@ def _few(traces: list[dict[str, Any]], most: int, notes: list[Note]) -> list[dic
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float:
-    """Training time as logged: `seconds` begins anew in each process, so the parts are added."""
+    """Training time as logged; where its clock began anew at a resume, the parts are added."""
     total = last = 0.0
     for row in rows:
         seconds = row.get("seconds")

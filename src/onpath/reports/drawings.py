@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from onpath.build import training_states
-from onpath.config import Part, RunConfig
+from onpath.config import Part, RunConfig, parameters_of
 from onpath.data.source import Source, step_ids
+from onpath.kinds import RunSections
 from onpath.objectives.base import Objective
 from onpath.ramps import Ramp, as_ramp
 from onpath.rng import Key
 from onpath.sampling.grids import Grid
 from onpath.schedules import Schedule
-from onpath.training.optimizers import rate_factor
 from onpath.training.trainer import Trainer
 from onpath.types import Denoiser, Nets, Readout
 
@@ -38,7 +38,7 @@ def settings(config: RunConfig) -> list[dict[str, Any]]:
         if isinstance(value, Part):
             rows += list(_settings_of(value, section.name))
         else:
-            default = {"seed": 0, "device": "auto"}.get(section.name)
+            _, default = parameters_of(RunSections)[section.name]
             rows.append(_setting(section.name, value, default))
     return rows
 
@@ -46,7 +46,7 @@ def settings(config: RunConfig) -> list[dict[str, Any]]:
 def _settings_of(part: Part, path: str) -> Iterator[dict[str, Any]]:
     if part.kind:
         yield {"path": path, "value": part.kind, "default": None, "differs": True}
-    defaults = _defaults(part.cls)
+    defaults = {name: default for name, (_, default) in parameters_of(part.cls).items()}
     for name, value in part.fields.items():
         inner = f"{path}.{name}"
         if not isinstance(value, Part):
@@ -54,13 +54,6 @@ def _settings_of(part: Part, path: str) -> Iterator[dict[str, Any]]:
             continue
         same = _equal(value, defaults.get(name))
         yield from ({**row, "differs": row["differs"] and not same} for row in _settings_of(value, inner))
-
-
-def _defaults(cls: type) -> dict[str, Any]:
-    found = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    made = {f.name: f.default_factory() for f in fields if f.default_factory is not dataclasses.MISSING}
-    return found | made
 
 
 def _equal(part: Part, default: Any) -> bool:
@@ -118,9 +111,7 @@ def ramps(config: RunConfig, num_steps: int) -> list[dict[str, Any]]:
     trainer = cast(Trainer, config.training.make())
     peak = config.training.fields["optimizer"].fields.get("learning_rate")
     if peak is not None:
-        warmup_steps = min(200, num_steps // 10) if trainer.warmup_steps is None else trainer.warmup_steps
-        shape = (num_steps, warmup_steps, trainer.decay, trainer.final_rate)
-        rates = [peak * rate_factor(step, *shape) for step in steps]
+        rates = [peak * trainer.rate_factor(step, num_steps) for step in steps]
         found.append({"path": "training.optimizer.learning_rate", "steps": steps, "values": rates})
     return found
 
@@ -148,7 +139,7 @@ class States:
 
     @classmethod
     def of(cls, config: RunConfig) -> States:
-        source, _, objective = training_states(config)
+        source, objective = training_states(config)
         return cls(source, objective, cast(Trainer, config.training.make()), config.seed)
 
     @property

@@ -141,6 +141,11 @@ class Trainer:
             raise ValueError("training: epochs is set, but the data never end; set steps instead")
         return math.ceil(self.epochs * source.num_examples / self.batch_size)
 
+    def rate_factor(self, step: int, num_steps: int) -> float:
+        """What the peak learning rates are multiplied by at `step` of `num_steps`, before any cut by the plateau."""
+        warmup_steps = min(200, num_steps // 10) if self.warmup_steps is None else self.warmup_steps
+        return rate_factor(step, num_steps, warmup_steps, self.decay, self.final_rate)
+
     def fit(
         self,
         job: Job,
@@ -281,8 +286,7 @@ class Trainer:
         totals = processes.sum(totals)
         # several processes average their gradients; the denominator is of their sum
         norm = self._scale_gradients(state.model, totals[0] / processes.count)
-        warmup_steps = min(200, num_steps // 10) if self.warmup_steps is None else self.warmup_steps
-        factor = rate_factor(state.step, num_steps, warmup_steps, self.decay, self.final_rate) * state.plateau[2]
+        factor = self.rate_factor(state.step, num_steps) * state.plateau[2]
         for optimizer, peaks in zip(state.optimizers, state.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
