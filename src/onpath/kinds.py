@@ -8,9 +8,12 @@ from typing import Literal
 import torch.nn as nn
 
 from onpath.data.source import Source
+from onpath.data.text import TextFile
+from onpath.data.tokenizers import Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.evaluation.settings import Evaluation
 from onpath.models.policy import PlanMLP, PlanTransformer
+from onpath.models.transformer import TokenTransformer
 from onpath.objectives.base import Objective
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
@@ -47,8 +50,9 @@ FAMILIES: dict[type, dict[str, type]] = {
         "shifted": ShiftedSchedule,
     },
     Ramp: {"constant": Constant, "linear": LinearRamp, "cosine": CosineRamp, "piecewise": Piecewise},
-    Source: {"fourrooms": FourRoomsExpert, "trajectories": TrajectoryFile},
-    nn.Module: {"plan_mlp": PlanMLP, "plan_transformer": PlanTransformer},
+    Source: {"fourrooms": FourRoomsExpert, "trajectories": TrajectoryFile, "text": TextFile},
+    Tokenizer: {"characters": Characters},
+    nn.Module: {"plan_mlp": PlanMLP, "plan_transformer": PlanTransformer, "token_transformer": TokenTransformer},
     Objective: {
         "nelbo": ContinuousNELBO,
         "trajectory_nelbo": TrajectoryNELBO,

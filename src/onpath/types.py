@@ -25,13 +25,20 @@ class Spec:
     """What a network and a process must know of the data.
 
     length: positions L of a sequence. num_words: tokens 0 … num_words-1 that may be emitted.
-    mask_id: the id of [MASK]. cond: shape of one example of each condition.
+    mask_id: the id of [MASK]. cond: shape of one example of each condition. mask_logit: whether the network predicts
+    [MASK] as well, for an objective that asks for it.
     """
 
     length: int
     num_words: int
     mask_id: int
     cond: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    mask_logit: bool = False
+
+    @property
+    def num_logits(self) -> int:
+        """Width of the head: the words, and [MASK] where it is predicted."""
+        return max(self.num_words, self.mask_id + 1) if self.mask_logit else self.num_words
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Spec:
@@ -52,6 +59,7 @@ class Batch:
     given: (B, L), True where the token is known at generation time (a prompt); never corrupted, never scored.
     padding: (B, L), True where there is no token; never attended, corrupted or scored.
     num_free: (B,) int64 on the CPU, positions neither given nor padding; None where that is all L of them.
+    documents: (B, L) the document of each position, where several are packed into a row; attention stays within one.
     cond: conditions by name, each (B, …); handed to ``Denoiser.encode`` as keyword arguments.
     """
 
@@ -60,6 +68,7 @@ class Batch:
     given: Bool[Tensor, "B L"] | None = None
     padding: Bool[Tensor, "B L"] | None = None
     num_free: Int64[Tensor, "B"] | None = None
+    documents: Int64[Tensor, "B L"] | None = None
     cond: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,6 +86,7 @@ class Batch:
         *,
         given: Bool[Tensor, "B L"] | None = None,
         padding: Bool[Tensor, "B L"] | None = None,
+        documents: Int64[Tensor, "B L"] | None = None,
         cond: Mapping[str, Tensor] | None = None,
     ) -> Batch:
         """A batch of sequences; counts the free positions, so call it where the data are made (on the CPU)."""
@@ -85,7 +95,8 @@ class Batch:
         if fixed:
             blocked = fixed[0] if len(fixed) == 1 else fixed[0] | fixed[1]
             num_free = (~blocked).sum(-1).cpu()
-        return cls(x=x, ids=ids.cpu(), given=given, padding=padding, num_free=num_free, cond=dict(cond or {}))
+        fields = {"given": given, "padding": padding, "num_free": num_free, "documents": documents}
+        return cls(x=x, ids=ids.cpu(), **fields, cond=dict(cond or {}))
 
     @property
     def size(self) -> int:
@@ -107,8 +118,9 @@ class Batch:
         return torch.full((self.size,), self.x.shape[1], dtype=torch.int64)
 
     def conditions(self) -> dict[str, Tensor]:
-        """What ``Denoiser.encode`` receives: the conditions, and the padding where there is any."""
-        return {**self.cond, **({} if self.padding is None else {"padding": self.padding})}
+        """What ``Denoiser.encode`` receives: the conditions, and padding and documents where there are any."""
+        structure = {"padding": self.padding, "documents": self.documents}
+        return {**self.cond, **{name: value for name, value in structure.items() if value is not None}}
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; ids and counts stay on the CPU."""
@@ -124,6 +136,7 @@ class Batch:
             x=move(self.x),
             given=None if self.given is None else move(self.given),
             padding=None if self.padding is None else move(self.padding),
+            documents=None if self.documents is None else move(self.documents),
             cond={name: move(value) for name, value in self.cond.items()},
         )
 
@@ -142,6 +155,7 @@ class Batch:
             given=pick_any(self.given),
             padding=pick_any(self.padding),
             num_free=pick_any(self.num_free),
+            documents=pick_any(self.documents),
             cond={name: pick(value) for name, value in self.cond.items()},
         )
 

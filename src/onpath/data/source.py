@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from onpath.data.tokenizers import Tokenizer
 from onpath.types import Batch, Spec
 
 
@@ -32,6 +34,10 @@ class Source(ABC):
         """Examples of one epoch, or None where the source never ends."""
         return None
 
+    def settled(self) -> Mapping[str, Any]:
+        """Settings that the data decide, such as an alphabet, by field; a run keeps them, and needs no data later."""
+        return {}
+
 
 class ActionSource(Source):
     """A source of action sequences: tokens are actions 0, 1, … and, where `end_id` is not None, an end token."""
@@ -50,6 +56,19 @@ class ActionSource(Source):
         if self.end_id is not None and self.end_id in plan:
             plan = plan[: plan.index(self.end_id)]
         return " ".join("LRF"[action] if action < 3 else str(action) for action in plan)
+
+
+class TextSource(Source):
+    """A source of text."""
+
+    @property
+    @abstractmethod
+    def codec(self) -> Tokenizer:
+        """From text to token ids and back, its vocabulary settled."""
+
+    def words(self, tokens: Sequence[int]) -> str:
+        """Tokens as text."""
+        return self.codec.decode(tokens)
 
 
 def step_ids(step: int, batch_size: int, part: int = 0, num_parts: int = 1) -> Int64[Tensor, "B"]:
