@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,21 +144,35 @@ def require_identity(saved: Checkpoint, identity: Mapping[str, Any]) -> None:
             )
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Puts saved weights into `model`; ValueError where the two do not have the same names and shapes."""
+def trained_names(model: nn.Module) -> list[str]:
+    """What of the state of `model` training changes and a checkpoint holds: all of it but its frozen parameters."""
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return [name for name in model.state_dict() if name not in frozen]
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], names: Iterable[str] | None = None) -> None:
+    """Puts saved weights into `model`; ValueError where the two do not have the same names and shapes.
+
+    names: those that a checkpoint holds, see ``trained_names``; by default all but what is frozen in `model` now.
+    """
+    held = model.state_dict()
+    expected = set(trained_names(model) if names is None else names)
     try:
-        held = model.state_dict()
-        model.load_state_dict({n: sharded_like(w, held[n]) if n in held else w for n, w in weights.items()})
+        fitting = {n: sharded_like(w, held[n]) if n in held else w for n, w in weights.items()}
+        if expected != weights.keys():
+            raise RuntimeError("other names")
+        model.load_state_dict(fitting, strict=len(expected) == len(held))
     except RuntimeError as error:
+        wanted = {name: held[name] for name in held if name in expected}
         raise ValueError(
-            f"checkpoint: its weights do not fit the network of the config: {_difference(model, weights)}. Restore the "
-            "settings of `model` and `data` that the run was trained with, or start a new run"
+            f"checkpoint: its weights do not fit the network of the config: {_difference(model, wanted, weights)}. "
+            "Restore the settings of `model` and `data` that the run was trained with, or start a new run"
         ) from error
 
 
-def _difference(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+def _difference(model: nn.Module, held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     """The first weight that a checkpoint and a network do not share, and how many there are."""
-    saved, wanted = ({n: tuple(w.shape) for n, w in state.items()} for state in (weights, model.state_dict()))
+    saved, wanted = ({n: tuple(w.shape) for n, w in state.items()} for state in (weights, held))
     names = [name for name in {**wanted, **saved} if saved.get(name) != wanted.get(name)]
     if not names:
         return "they cannot be copied"

@@ -11,8 +11,9 @@ from onpath.training.distributed import local
 
 
 def average_of(model: nn.Module) -> nn.Module:
-    """A frozen copy of `model`, in evaluation mode, to hold the average."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    """A frozen copy of `model`, in evaluation mode, to hold the average; weights that never change are shared."""
+    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -22,6 +23,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     The decay starts low, min(decay, (1 + step)/(10 + step)), so that the first weights are soon forgotten.
     """
     weight = 1.0 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(local(average.parameters()), local(p.detach() for p in model.parameters()), weight)
+    pairs = [(a, p) for a, p in zip(average.parameters(), model.parameters(), strict=True) if p.requires_grad]
+    torch._foreach_lerp_(local(a for a, _ in pairs), local(p.detach() for _, p in pairs), weight)
     for held, current in zip(average.buffers(), model.buffers(), strict=True):
         held.copy_(current)

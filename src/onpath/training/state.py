@@ -45,10 +45,11 @@ class TrainingState:
         """Writes a checkpoint to `folder` with everything that an exact resume needs, shards put together."""
         best, waited, scale = self.plateau
         writes = self.processes.rank == 0
+        names = checkpoint.trained_names(self.model)
         content = checkpoint.Checkpoint(
             step=self.step,
-            model=on_host(dict(self.model.state_dict()), writes),
-            average=on_host(dict(self.average.state_dict()), writes),
+            model=on_host(_picked(self.model, names), writes),
+            average=on_host(_picked(self.average, names), writes),
             optimizers=[on_host(optimizer.state_dict(), writes) for optimizer in self.optimizers],
             extra={
                 "identity": dict(identity),
@@ -76,8 +77,9 @@ class TrainingState:
             return [*lines, "no checkpoint to resume from: starting at step 0"]
         saved = checkpoint.read(path)
         checkpoint.require_identity(saved, identity)
-        checkpoint.fill(self.model, saved.model)
-        checkpoint.fill(self.average, saved.average)
+        names = checkpoint.trained_names(self.model)
+        checkpoint.fill(self.model, saved.model, names)
+        checkpoint.fill(self.average, saved.average, names)
         restore(self.optimizers, saved.optimizers)
         best, waited, scale = saved.extra["plateau"]
         self.step, self.seconds = saved.step, saved.extra.get("seconds", 0.0)
@@ -85,3 +87,8 @@ class TrainingState:
         if self.processes.rank == 0:  # they are the sums of all processes
             self.meter = Meter({name: (total, count) for name, (total, count) in saved.extra["sums"].items()})
         return [*lines, f"resumed at step {self.step} from {path.name}"]
+
+
+def _picked(network: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    state = network.state_dict()
+    return {name: state[name] for name in names}
