@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,15 +11,27 @@ from onpath.processes.masking import Masking
 from onpath.rng import Key
 from onpath.schedules import LinearSchedule
 from onpath.types import Batch, Spec
-from tables import DENOISERS
+from tables import DENOISERS, TOKEN_DENOISERS
 
 SPEC = Spec(length=10, num_words=4, mask_id=4, cond={"image": (7, 6, 3), "direction": ()})
+TOKEN_SPEC = Spec(length=10, num_words=4, mask_id=4)
+
+
+def fresh(name: str) -> Any:
+    """A network of either table at its start."""
+    return DENOISERS[name](SPEC) if name in DENOISERS else TOKEN_DENOISERS[name](TOKEN_SPEC)
+
+
+def examples(name: str, size: int, seed: int = 0, padding: bool = False) -> Batch:
+    """Examples for a network: with conditions where it reads any."""
+    batch = plans(size, seed, padding)
+    return batch if name in DENOISERS else replace(batch, cond={})
 
 
 def planner(name: str, seed: int = 0) -> Any:
     """A network away from its start, where all outputs would be equal."""
     torch.manual_seed(seed)
-    network = DENOISERS[name](SPEC)
+    network = fresh(name)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -13,15 +13,18 @@ import torch.nn as nn
 from onpath.data.source import Source
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.models.policy import PlanMLP, PlanTransformer
+from onpath.models.transformer import TokenTransformer
 from onpath.objectives.base import Objective
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.processes.base import Process
 from onpath.processes.masking import Masking
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
+from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
 from onpath.sampling.loop import Sampler
+from onpath.sampling.remasking import ByConfidence, Cap, Loop, Proofread, Remask, Rescale
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import (
@@ -91,6 +94,14 @@ TOKENS: dict[str, Categorical] = {
     "nucleus": Categorical(temperature=0.8, top_p=0.9),
 }
 
+REMASKS: dict[str, Remask] = {
+    "cap": Cap(0.2),
+    "rescale": Rescale(0.3),
+    "confidence": ByConfidence(),
+    "loop": Loop(alpha=0.7, hold=0.2),
+    "proofread": Proofread(0.3),
+}
+
 ORDERS = ("random", "confidence", "margin", "entropy", "left_to_right")
 
 
@@ -105,10 +116,32 @@ def samplers() -> dict[str, Unmasking]:
                 table[f"{order}, {count_name}, {token_name}"] = Unmasking(order=order, count=count, tokens=tokens)
     table["gumbel confidence"] = Unmasking(order="confidence", order_noise=2.0)
     table["gumbel entropy, threshold"] = Unmasking(order="entropy", order_noise=1.0, count=Threshold(0.6))
+    for name, count in COUNTS.items():
+        table[f"blocks, {name}"] = Unmasking(count=count, blocks=Blocks(2))
+    for name, rule in REMASKS.items():
+        if name != "proofread":
+            table[f"{name}, schedule"] = Unmasking(remask=rule)
+            table[f"{name}, ancestral"] = Unmasking(count=AncestralCount(), remask=rule)
+    table["cap, confidence, blocks"] = Unmasking(order="confidence", remask=Cap(0.2), blocks=Blocks(3))
+    table["rescale, ancestral, blocks"] = Unmasking(count=AncestralCount(), remask=Rescale(0.3), blocks=Blocks(3))
     return table
 
 
+def proofreaders() -> dict[str, Unmasking]:
+    """Samplers for a network that predicts [MASK] too."""
+    rule = REMASKS["proofread"]
+    return {
+        "proofread, schedule": Unmasking(remask=rule),
+        "proofread, schedule, confidence": Unmasking(order="confidence", remask=rule),
+        "proofread, threshold": Unmasking(order="confidence", count=Threshold(0.6), remask=rule),
+        "proofread, factor, random": Unmasking(count=Factor(1.5), remask=rule),
+        "proofread, schedule, blocks": Unmasking(order="margin", remask=rule, blocks=Blocks(3)),
+        "proofread, threshold, blocks": Unmasking(count=Threshold(0.6), remask=rule, blocks=Blocks(3)),
+    }
+
+
 SAMPLERS: dict[str, Sampler] = samplers()
+PROOFREADERS: dict[str, Sampler] = proofreaders()
 
 
 PROCESSES: dict[str, Callable[[Schedule, int], Process]] = {"masking": Masking}
@@ -143,4 +176,13 @@ DENOISERS: dict[str, Callable[[Spec], nn.Module]] = {
     "plan_mlp": partial(PlanMLP, width=32, hidden=48, depth=2),
     "plan_transformer": partial(PlanTransformer, width=32, num_heads=2, depth=2, convs=1),
     "plan_transformer without time": partial(PlanTransformer, width=32, num_heads=2, depth=1, convs=0, time=False),
+}
+
+# networks by name, made from the spec of tokens without conditions
+TOKEN_DENOISERS: dict[str, Callable[[Spec], nn.Module]] = {
+    "token_transformer": partial(TokenTransformer, width=32, num_heads=4, depth=2),
+    "token_transformer, gated, recomputed": partial(
+        TokenTransformer, width=32, num_heads=2, depth=1, mlp="gated", recompute=True
+    ),
+    "token_transformer with time": partial(TokenTransformer, width=32, num_heads=2, depth=1, time=True),
 }

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import onpath
-from onpath.build import build, check, device_of, load
+from onpath.build import build, device_of
 from onpath.config import RunConfig
 from onpath.data.trajectories import FourRoomsExpert
 from onpath.data.trajectory_files import Trajectories, save
-from onpath.evaluation.settings import Evaluation
+from onpath.evaluation.plans import PlanEvaluation
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.records import RunFolder
+from onpath.runs import check, load
 from onpath.training import checkpoint
 from onpath.training.trainer import Trainer
 from onpath.types import Batch
@@ -142,7 +143,7 @@ def test_the_parameters_are_reported_as_they_are() -> None:
 
 def test_evaluation_rows(tmp_path: Path) -> None:
     trained(tmp_path)
-    rows = load(tmp_path, device="cpu").evaluate(Evaluation(num_tasks=4, modes=("open@2",), latency=False))
+    rows = load(tmp_path, device="cpu").evaluate(PlanEvaluation(num_tasks=4, modes=("open@2",), latency=False))
     assert all(set(row) == {"set", "mode", "metric", "value", "ci95", "n", "step"} for row in rows)
     (success,) = [row for row in rows if row["metric"] == "success"]
     assert success["n"] == 4 and 0 <= success["ci95"][0] <= success["value"] <= success["ci95"][1] <= 1
@@ -152,7 +153,7 @@ def test_evaluation_rows(tmp_path: Path) -> None:
 def test_every_simulated_mode_is_timed(tmp_path: Path) -> None:
     trained(tmp_path)
     modes = ("open@2", "horizon8@2", "closed@1", "open@1/minigrid")
-    rows = load(tmp_path, device="cpu").evaluate(Evaluation(num_tasks=2, modes=modes))
+    rows = load(tmp_path, device="cpu").evaluate(PlanEvaluation(num_tasks=2, modes=modes))
     timed = {row["mode"] for row in rows if row["metric"].startswith("ms_per_decision")}
     assert timed == {"open@2", "horizon8@2", "closed@1"}
 
@@ -224,7 +225,7 @@ def test_guidance_needs_a_network_that_was_trained_without_its_condition() -> No
 def test_a_mode_that_cannot_run_is_refused_before_others_are_measured(tmp_path: Path, mode: str) -> None:
     run = load(trained(tmp_path).path, device="cpu")
     with pytest.raises(ValueError, match="policy: "):
-        run.evaluate(Evaluation(num_tasks=10**9, modes=("open@2", mode)))  # to measure so many would take for ever
+        run.evaluate(PlanEvaluation(num_tasks=10**9, modes=("open@2", mode)))  # to measure so many would take for ever
 
 
 def test_one_seed_for_weights_and_examples() -> None:

@@ -36,6 +36,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "ShiftedSchedule": {"base": {"kind": "cosine", "alpha_max": 0.9}},
     "ExplicitGrid": {"points": [1.0, 0.5, 0.0]},
     "TrajectoryFile": {"path": "demonstrations.npz"},
+    "TextFile": {"path": "text.txt"},
     "MaskedCrossEntropy": {"low": {"kind": "linear", "start": 0.5, "end": 0.0, "steps": 10}, "high": 1.0},
 }
 

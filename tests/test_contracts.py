@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 import onpath
-from networks import SPEC, close, noisy, planner, plans
+from networks import SPEC, close, examples, fresh, noisy, planner, plans
 from onpath.data.source import Source
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.data.trajectory_files import save
@@ -40,6 +40,7 @@ from tables import (
     SAMPLERS,
     SCHEDULES,
     SOURCES,
+    TOKEN_DENOISERS,
 )
 from worlds import HashDenoiser
 
@@ -79,7 +80,8 @@ def test_every_public_class_is_in_its_table(kind: type) -> None:
 
 def test_every_network_is_in_its_table() -> None:
     networks = {c for c in public_classes("onpath.models") if issubclass(c, nn.Module) and "encode" in vars(c)}
-    assert networks == {make.func for make in DENOISERS.values() if isinstance(make, partial)}
+    table = [*DENOISERS.values(), *TOKEN_DENOISERS.values()]
+    assert networks == {make.func for make in table if isinstance(make, partial)}
 
 
 COMPONENTS = [
@@ -188,7 +190,8 @@ def evaluate(make: Any, batch: Batch, network: Any = None, key: Key = KEY, step:
 @every_objective
 def test_same_key_same_loss_and_nothing_is_changed(make: Any) -> None:
     batch, state = ragged(), torch.get_rng_state()
-    tensors = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch) if f.name != "cond"}
+    whole = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name != "cond"}
+    tensors = {name: value.clone() for name, value in whole.items() if value is not None}
     one, two = evaluate(make, batch), evaluate(make, batch)
     assert torch.equal(one.numerator, two.numerator) and float(one.denominator) == float(two.denominator)
     assert float(evaluate(make, batch, key=KEY.at(5)).numerator) != float(one.numerator)
@@ -287,13 +290,14 @@ def test_a_logit_for_mask_is_no_part_of_the_distribution(make: Any) -> None:
 
 # --- networks -----------------------------------------------------------------------------------------------------
 
-every_network = pytest.mark.parametrize("name", DENOISERS)
+every_network = pytest.mark.parametrize("name", [*DENOISERS, *TOKEN_DENOISERS])
+every_planner = pytest.mark.parametrize("name", DENOISERS)
 
 
 @every_network
 @torch.no_grad()
 def test_logits_at_rows_and_through_a_readout_equal_those_of_all(name: str) -> None:
-    network, batch = planner(name), plans(900)  # 9,000 rows: more than one chunk of the readout
+    network, batch = planner(name), examples(name, 900)  # 9,000 rows: more than one chunk of the readout
     x, t = noisy(batch)
     memo = network.encode(**batch.conditions())
     full = network(x, t, memo)
@@ -313,7 +317,7 @@ def test_logits_at_rows_and_through_a_readout_equal_those_of_all(name: str) -> N
 @torch.no_grad()
 @pytest.mark.parametrize("padding", [False, True])
 def test_one_memo_serves_several_states_of_its_batch(name: str, padding: bool) -> None:
-    network, batch = planner(name), plans(5, padding=padding)
+    network, batch = planner(name), examples(name, 5, padding=padding)
     memo = network.encode(**batch.conditions())
     states = [noisy(batch, ratio) for ratio in (0.2, 0.5, 1.0)]
     together = network(torch.cat([x for x, _ in states]), torch.cat([t for _, t in states]), memo)
@@ -324,14 +328,14 @@ def test_one_memo_serves_several_states_of_its_batch(name: str, padding: bool) -
 @torch.no_grad()
 @pytest.mark.parametrize("padding", [False, True])
 def test_a_row_does_not_depend_on_its_batch(name: str, padding: bool) -> None:
-    network, batch = planner(name), plans(6, padding=padding)
+    network, batch = planner(name), examples(name, 6, padding=padding)
     x, t = noisy(batch)
     whole = network(x, t, network.encode(**batch.conditions()))
     part = batch.rows(torch.tensor([4, 1]))
     close(network(x[[4, 1]], t[[4, 1]], network.encode(**part.conditions())), whole[[4, 1]])
 
 
-@every_network
+@every_planner
 @torch.no_grad()
 def test_a_dropped_condition_leaves_no_trace(name: str) -> None:
     network, one, other = planner(name), plans(4), plans(4, seed=1)
@@ -346,7 +350,7 @@ def test_a_dropped_condition_leaves_no_trace(name: str) -> None:
     assert (first[~drop] - second[~drop]).abs().amax((1, 2)).min() > 1e-2  # and without it the condition matters
 
 
-@every_network
+@every_planner
 def test_state_and_plan_and_both_conditions_matter(name: str) -> None:
     network, batch = planner(name), plans(2)
     x, t = noisy(batch)
@@ -364,16 +368,16 @@ def test_state_and_plan_and_both_conditions_matter(name: str) -> None:
 @every_network
 def test_a_fresh_network_is_uniform_over_the_words(name: str) -> None:
     torch.manual_seed(0)
-    network, batch = DENOISERS[name](SPEC), plans(3)
+    network, batch = fresh(name), examples(name, 3)
     logits = network(*noisy(batch), network.encode(**batch.cond))
     assert torch.equal(logits, torch.zeros_like(logits))
 
 
 @every_network
 def test_every_parameter_learns(name: str) -> None:
-    network, batch = planner(name).train(), plans(64)
+    network, batch = planner(name).train(), examples(name, 64)
     drop = torch.arange(64) % 4 == 0
-    logits = network(*noisy(batch), network.encode(**batch.cond, drop=drop))
+    logits = network(*noisy(batch), network.encode(**batch.cond, **({"drop": drop} if batch.cond else {})))
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.x.flatten()).backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not idle
@@ -382,7 +386,7 @@ def test_every_parameter_learns(name: str) -> None:
 @every_network
 @torch.no_grad()
 def test_half_precision_stays_near(name: str) -> None:
-    network, batch = planner(name), plans(8)
+    network, batch = planner(name), examples(name, 8)
     x, t = noisy(batch)
     exact = network(x, t, network.encode(**batch.cond)).softmax(-1)
     with torch.autocast("cpu", dtype=torch.bfloat16):

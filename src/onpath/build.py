@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn as nn
 
-from onpath import rng
 from onpath.config import RunConfig
-from onpath.consistency import require_evaluation, require_guidance, require_ramps, require_training
-from onpath.data.source import ActionSource, Source
-from onpath.envs import fourrooms, minigrid
-from onpath.evaluation.arenas import task_set
-from onpath.evaluation.check import Check, ScheduleRow, check_all, schedule_table
-from onpath.evaluation.envs import Mode, Row, evaluate, latency
-from onpath.evaluation.policy import Actor, PlanPolicy
-from onpath.evaluation.settings import Evaluation
-from onpath.evaluation.traces import trace
+from onpath.consistency import require_guidance, require_ramps, require_training
+from onpath.data.source import Source
+from onpath.evaluation.settings import Evaluation, Subject
 from onpath.objectives.base import Objective
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.processes.masking import Masking
-from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
-from onpath.sampling.loop import Knobs, Sampler, State, sample
-from onpath.schedules import Schedule
-from onpath.training import checkpoint
+from onpath.sampling.loop import Sampler
 from onpath.training.distributed import local_gpu
 from onpath.training.trainer import Job, Trainer
-from onpath.types import Batch, Calibrated, Denoiser, Spec
+from onpath.types import Calibrated, Denoiser, Spec
 
 _CALIBRATION_EXAMPLES = 8192
 _BOUND_STEPS = 8  # steps of the sampler's walk that validation draws for each example
@@ -80,15 +68,18 @@ class Parts:
             config=self.config.as_dict(),
         )
 
-    def policy(self, denoiser: Denoiser) -> PlanPolicy:
-        """A network of this run as a planner of actions."""
-        if not isinstance(self.source, ActionSource):
-            raise ValueError(
-                f"run: it was trained on {type(self.source).__name__}, whose tokens are not actions; it samples, but "
-                "it is no policy"
-            )
-        key = rng.Key(self.seed, "policy")
-        return PlanPolicy(denoiser, self.process, self.sampler, self.grid, self.spec, self.source.end_id, key=key)
+    def subject(self, denoiser: Denoiser) -> Subject:
+        """A network of this run with all that it generates with, as an evaluation takes it."""
+        return Subject(
+            denoiser=denoiser,
+            process=self.process,
+            sampler=self.sampler,
+            grid=self.grid,
+            source=self.source,
+            spec=self.spec,
+            seed=self.seed,
+            device=self.device,
+        )
 
     def calibrate(self) -> None:
         """Takes the statistics of the network's inputs from training examples, where the network has any."""
@@ -120,7 +111,7 @@ def build(config: RunConfig, spec: Spec | None = None) -> Parts:
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach every GPU's state too
         model = cast(nn.Module, config.model.make(spec=states["spec"]))
     parts = Parts(
-        config=config,
+        config=config.settled(states["source"].settled()),
         device=device_of(config.device),
         model=model,
         trainer=trainer,
@@ -130,8 +121,7 @@ def build(config: RunConfig, spec: Spec | None = None) -> Parts:
     if spec is None:
         require_training(trainer, parts.source, model)
         require_ramps(parts.objective, trainer.num_steps(parts.source))
-        if isinstance(parts.source, ActionSource):
-            require_evaluation(evaluation, parts.policy(cast(Denoiser, model)))
+        evaluation.require(parts.subject(cast(Denoiser, model)))
     return parts
 
 
@@ -140,8 +130,9 @@ def _states(config: RunConfig, spec: Spec | None = None) -> dict[str, Any]:
     source = cast(Source, config.data.make(seed=config.seed))
     spec = spec or source.spec()
     process = Masking(config.schedule.make(), spec.mask_id)
-    grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make())
+    grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make(end_id=source.end_id))
     objective = config.objective.make(process=process, grid=grid, fixed_counts=sampler.fixed_counts)
+    spec = replace(spec, mask_logit=objective.predicts_mask)
     return {
         "source": source,
         "spec": spec,
@@ -169,131 +160,6 @@ def device_of(name: str) -> torch.device:
     return torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained run: its parts, the moving average of its weights, and the step that they are from.
-
-    identity: what the checkpoint says that it was trained with, see ``Parts.identity``.
-    """
-
-    folder: RunFolder
-    parts: Parts
-    denoiser: Denoiser
-    step: int
-    identity: Mapping[str, Any]
-
-    def sample(
-        self,
-        batch: Batch | None = None,
-        *,
-        num_samples: int = 4,
-        seed: int = 0,
-        grid: Grid | None = None,
-        sampler: Sampler | None = None,
-        knobs: Knobs | None = None,
-    ) -> State:
-        """Generates with the run's own schedule, on `batch`'s conditions and given positions.
-
-        Without a batch, on the first `num_samples` conditions of the validation split. The result's ``x`` is (B, L).
-        """
-        parts = self.parts
-        if batch is None:
-            ids = torch.arange(num_samples, dtype=torch.int64)
-            shown = parts.source.at_split("validation").examples(ids, parts.device)
-            # without its padding, which tells how long the answer is
-            batch = Batch.of_tokens(shown.x, shown.ids, given=shown.given, cond=shown.cond)
-        key = rng.Key(seed).fold("sample")
-        return sample(
-            self.denoiser,
-            parts.process,
-            sampler or parts.sampler,
-            grid or parts.grid,
-            batch.to(parts.device),
-            key,
-            knobs,
-        )
-
-    def words(self, tokens: Sequence[int]) -> str:
-        """A sample as people read it."""
-        source = self.parts.source
-        return source.words(tokens) if isinstance(source, ActionSource) else " ".join(map(str, tokens))
-
-    def policy(self) -> PlanPolicy:
-        """The run as a planner of actions; see ``actor`` for one environment at a time."""
-        return self.parts.policy(self.denoiser)
-
-    def actor(self) -> Actor:
-        """The run as a policy for one Gymnasium environment: ``action = actor.act(observation)``."""
-        return Actor(self.policy(), self.parts.device)
-
-    def _fourrooms_policy(self) -> PlanPolicy:
-        """The run as a planner, where FourRooms looks like what it was trained on."""
-        trained, needed = self.parts.spec.cond.get("image"), (fourrooms.SIDE, fourrooms.SIDE, 3)
-        if trained != needed:
-            raise ValueError(
-                f"run: {self.folder.path} was trained on images of shape {trained}, and an evaluation is on FourRooms, "
-                f"whose images are {needed}: its figures would say nothing about this run. Act in your own "
-                "environment instead, with actor = onpath.load(run).actor() and actor.act(observation)"
-            )
-        return self.policy()
-
-    def evaluate(self, settings: Evaluation | None = None, label: str = "") -> list[Row]:
-        """Result rows {set, mode, metric, value, ci95, n, step} on FourRooms, by the run's settings or other ones.
-
-        label: added to the name of every mode, to tell results of another sampler apart. ValueError for a run that
-        was trained on images of another size.
-        """
-        settings = settings or self.parts.evaluation
-        policy, device = self._fourrooms_policy(), self.parts.device
-        modes = [Mode.parse(name) for name in settings.modes]
-        # what would otherwise be refused after other modes have been measured
-        _ = [mode.of(policy) for mode in modes]
-        if settings.replay or any(mode.real for mode in modes):
-            minigrid.require()
-        rows = []
-        for name in settings.sets:
-            tasks = task_set(name, num_tasks=settings.num_tasks)
-            rows += evaluate(policy, tasks, modes, device=device, replay=settings.replay)
-            if settings.latency:
-                simulated = [mode for mode in modes if not mode.real]
-                rows += [row for mode in simulated for row in latency(policy, tasks, mode, device=device)]
-        return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": self.step} for row in rows]
-
-    def traces(self, num_tasks: int = 8, label: str = "") -> list[Trace]:
-        """How the plans of the first tasks come about and are walked, in open and in closed loop on the run's grid.
-
-        num_tasks: of the first set of the settings. label: as for ``evaluate``.
-        """
-        parts, policy = self.parts, self._fourrooms_policy()
-        steps = len(parts.grid.inner(parts.process.schedule)) - 1
-        tasks = task_set(parts.evaluation.sets[0], num_tasks=num_tasks)
-        made = [trace(policy, tasks, Mode(every, steps), parts.device) for every in (None, 1)]
-        return [replace(one, mode=f"{one.mode} {label}".strip(), step=self.step) for some in made for one in some]
-
-
-def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str] = ()) -> Run:
-    """The run in folder `path` with the moving average of its newest checkpoint that verifies.
-
-    device: auto, cpu or cuda, in place of the run's own. overrides: ``key.path=value`` settings over those of the
-      training, such as ``grid.steps=40``.
-    ValueError where there is no run, no whole checkpoint, or the checkpoint's schedule is not the config's.
-    """
-    folder = RunFolder.open(Path(path))
-    config = RunConfig.load(folder.path / "config.yaml", [*overrides, *([f"device={device}"] if device else [])])
-    newest, skipped = checkpoint.newest(folder.checkpoints)
-    if newest is None:
-        faults = f" ({'; '.join(skipped)})" if skipped else ""
-        todo = "copy a whole one there, or train again" if skipped else "train it first"
-        raise ValueError(f"run: {path} has no checkpoint that verifies{faults}; {todo}")
-    saved = checkpoint.read(newest, for_training=False)
-    spec = saved.extra["identity"].get("spec")
-    parts = build(config, Spec.of(spec) if spec else None)
-    checkpoint.require_identity(saved, parts.identity)
-    model = parts.model.to(parts.device).eval().requires_grad_(False)
-    checkpoint.fill(model, saved.average)
-    return Run(folder, parts, cast(Denoiser, model), saved.step, saved.extra["identity"])
-
-
 def estimate(config: RunConfig) -> dict[str, str]:
     """Parameters, memory and time of a run, from a few steps taken on objects that are then thrown away."""
     parts = build(config)
@@ -310,27 +176,3 @@ def estimate(config: RunConfig) -> dict[str, str]:
     if parts.device.type == "cuda":
         rows["peak GPU memory"] = f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"
     return rows
-
-
-def _saved_schedule(run: Run) -> Schedule:
-    """The schedule that the checkpoint of a run says it was trained with."""
-    told = {**run.parts.config.as_dict(), "schedule": run.identity["schedule"]}
-    return cast(Schedule, RunConfig.parse(told).schedule.make())
-
-
-def check(config: RunConfig, run: Run | None = None) -> tuple[tuple[Check, ...], tuple[ScheduleRow, ...]]:
-    """The sanity checks of a config, or of a trained run, and its schedule as a table."""
-    parts = build(config)
-    if parts.trainer.threads:
-        torch.set_num_threads(parts.trainer.threads)
-    parts.calibrate()
-    parts.model.to(parts.device)
-    checks = check_all(
-        parts.model,
-        parts.objective,
-        parts.source,
-        parts.trainer.optimizer,
-        trained=None if run is None else cast(nn.Module, run.denoiser),
-        schedules=() if run is None else (_saved_schedule(run),),
-    )
-    return checks, schedule_table(parts.process.schedule)

@@ -119,7 +119,7 @@ def evaluate(
 
     Settings are those of `evaluation`, such as num_tasks=100, or of the sampler, such as sampler.order=margin.
     """
-    from onpath.build import load
+    from onpath.runs import load
 
     of_sampler = [text for text in overrides or [] if text.startswith(("sampler.", "sampler="))]
     whole = [text for text in overrides or [] if text in of_sampler or text.startswith("evaluation.")]
@@ -162,7 +162,7 @@ def sample(
     as_json: JsonOption = False,
 ) -> None:
     """Generate from a trained run, on conditions of its validation split."""
-    from onpath.build import load
+    from onpath.runs import load
     from onpath.sampling.grids import EvenGrid
 
     loaded = load(run, device=device)
@@ -183,8 +183,8 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Run the sanity checks of a recipe or a run, in under a minute, and print its schedule."""
-    from onpath.build import check as run_checks
-    from onpath.build import load
+    from onpath.runs import check as run_checks
+    from onpath.runs import load
 
     is_run = (Path(target) / "config.yaml").is_file()
     config = _config(target, overrides or [], Path(target) if is_run else None)

@@ -21,7 +21,8 @@ from typing import Any
 import torch.nn as nn
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from onpath.kinds import FAMILIES, RunSections, wired_into
+from onpath.data.source import Source
+from onpath.kinds import FAMILIES, RunSections, evaluation_of, wired_into
 from onpath.overrides import override, read_yaml
 from onpath.wording import example, literals, near, unknown, words
 
@@ -88,7 +89,7 @@ class RunConfig:
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> RunConfig:
         """A validated config from plain data, defaults filled in."""
-        config = cls(**_parse_fields(RunSections, data, ""))
+        config = cls(**_parse_fields(RunSections, _with_evaluation(data), ""))
         if not 0 <= config.seed < 2**63:
             raise ValueError(f"config: seed is {config.seed}; allowed are 0 to {2**63 - 1}; write it like seed=1")
         return config
@@ -101,6 +102,30 @@ class RunConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain data with every default written out; parsing it gives the same config."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def settled(self, found: Mapping[str, Any]) -> RunConfig:
+        """The same config with what its data decide, see ``Source.settled``, written into the section `data`."""
+        if not found:
+            return self
+        whole = self.as_dict()
+        return RunConfig.parse({**whole, "data": _merged(whole["data"], found)})
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """`one` with the values of `other` put over it, mappings within them alike."""
+    deep = {
+        k: _merged(one[k], v) for k, v in other.items() if isinstance(v, Mapping) and isinstance(one.get(k), Mapping)
+    }
+    return {**one, **other, **deep}
+
+
+def _with_evaluation(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The evaluation is of the kind that fits the data, where none is named."""
+    given = data.get("evaluation", {})
+    if "data" not in data or not isinstance(given, Mapping) or {"kind", "class"} & given.keys():
+        return data
+    source = _parse_part(Source, data["data"], "data").cls
+    return {**data, "evaluation": {"kind": _kind_of(evaluation_of(source)), **given}}
 
 
 def _plain(value: Any) -> Any:
@@ -196,7 +221,11 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
     """A value of a type: a part where the type is a family or a dataclass, else whatever pydantic makes of it."""
     is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     options = typing.get_args(hint) if is_union else (hint,)
+    if value is None and type(None) in options:
+        return None
     leaves = [option for option in options if option not in FAMILIES]
+    if value is None and types.NoneType in options:
+        return None
     for option in options:
         if option in FAMILIES and (not leaves or isinstance(value, Mapping | str)):
             return _parse_part(option, value, path)
@@ -264,7 +293,11 @@ def _parse_part(family: type, value: Any, path: str) -> Part:
 
 def _checked(part: Part) -> Part:
     """Makes the part once where it needs nothing of the run, so that a bad value is refused here with its path."""
-    if not wired_into(part.cls) & parameters_of(part.cls).keys() and dataclasses.is_dataclass(part.cls):
+    wired = wired_into(part.cls)
+    needs = [
+        n for n, (_, default) in parameters_of(part.cls).items() if n in wired and default is inspect.Parameter.empty
+    ]
+    if not needs and dataclasses.is_dataclass(part.cls):
         part.make()
     return part
 

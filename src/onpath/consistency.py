@@ -13,9 +13,6 @@ import torch.nn as nn
 
 from onpath.config import RunConfig
 from onpath.data.source import Source
-from onpath.evaluation.envs import Mode
-from onpath.evaluation.policy import PlanPolicy
-from onpath.evaluation.settings import Evaluation
 from onpath.objectives.base import Objective
 from onpath.ramps import Ramp
 from onpath.training.reporter import require_tensorboard
@@ -61,17 +58,6 @@ def require_ramps(objective: Objective, num_steps: int) -> None:
                 f"config: objective.{name} ends its ramp at step {max(ramp.bends)}, but the training has {num_steps} "
                 f"steps, so it would never get there; shorten the ramp, or set training.steps={max(ramp.bends)} or more"
             )
-
-
-def require_evaluation(evaluation: Evaluation, policy: PlanPolicy) -> None:
-    """ValueError where a mode cannot run with the plans of this run. Modes that nobody has set are left alone."""
-    for name in evaluation.modes if evaluation.modes != Evaluation.modes else ():
-        try:
-            Mode.parse(name).of(policy)
-        except ValueError as error:
-            raise ValueError(
-                f"config: evaluation.modes has {name!r}, which cannot run: {error}; change evaluation.modes"
-            ) from error
 
 
 def require_guidance(config: RunConfig) -> None:

@@ -7,11 +7,13 @@ from typing import Literal
 
 import torch.nn as nn
 
-from onpath.data.source import Source
+from onpath.data.source import Source, TextSource
 from onpath.data.text import TextFile
 from onpath.data.tokenizers import Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
+from onpath.evaluation.plans import PlanEvaluation
 from onpath.evaluation.settings import Evaluation
+from onpath.evaluation.text import TextEvaluation
 from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.models.transformer import TokenTransformer
 from onpath.objectives.base import Objective
@@ -21,6 +23,7 @@ from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
 from onpath.sampling.loop import Sampler
+from onpath.sampling.remasking import ByConfidence, Cap, Loop, Proofread, Remask, Rescale
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import (
     BetasSchedule,
@@ -66,14 +69,23 @@ FAMILIES: dict[type, dict[str, type]] = {
         "factor": Factor,
         "entropy_bound": EntropyBound,
     },
+    Remask: {
+        "cap": Cap,
+        "rescale": Rescale,
+        "confidence": ByConfidence,
+        "loop": Loop,
+        "proofread": Proofread,
+    },
     Grid: {"uniform": UniformGrid, "even": EvenGrid, "explicit": ExplicitGrid},
     OptimizerConfig: {"adamw": AdamW, "muon": Muon},
+    Evaluation: {"plans": PlanEvaluation, "text": TextEvaluation},
 }
 
 WIRED: dict[type, frozenset[str]] = {
     Source: frozenset({"seed", "split"}),
     nn.Module: frozenset({"spec"}),
     Objective: frozenset({"process", "grid", "fixed_counts"}),
+    Sampler: frozenset({"end_id"}),
 }
 """Constructor parameters that the run fills in and no config sets, by family: one schedule, process, grid and seed for
 all its parts, the split by what it does, and whether the sampler's counts are fixed, which its bound must know."""
@@ -82,6 +94,11 @@ all its parts, the split by what it does, and whether the sampler's counts are f
 def wired_into(cls: type) -> frozenset[str]:
     """The parameters of a class that the run fills in."""
     return next((names for family, names in WIRED.items() if issubclass(cls, family)), frozenset())
+
+
+def evaluation_of(source: type) -> type[Evaluation]:
+    """What is measured of a run on such a source, unless its config says otherwise."""
+    return TextEvaluation if issubclass(source, TextSource) else PlanEvaluation
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,6 @@ class RunSections:
     schedule: Schedule = LinearSchedule()
     sampler: Sampler = Unmasking()
     grid: Grid = EvenGrid(10)
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = PlanEvaluation()
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from onpath.data.prompts import Canvas, Side, masked_ids, request
 from onpath.data.tokenizers import Tokenizer
 from onpath.types import Batch, Spec
 
@@ -32,6 +33,11 @@ class Source(ABC):
     @property
     def num_examples(self) -> int | None:
         """Examples of one epoch, or None where the source never ends."""
+        return None
+
+    @property
+    def end_id(self) -> int | None:
+        """The token that ends an example, None where there is none."""
         return None
 
     def settled(self) -> Mapping[str, Any]:
@@ -67,8 +73,32 @@ class TextSource(Source):
         """From text to token ids and back, its vocabulary settled."""
 
     def words(self, tokens: Sequence[int]) -> str:
-        """Tokens as text."""
+        """Tokens as text, `▒` for [MASK]; an end token adds nothing."""
         return self.codec.decode(tokens)
+
+    def framed(self, prompt: str) -> list[int]:
+        """The tokens of a prompt as it stands before an answer in training, [MASK] where it leaves positions free."""
+        return masked_ids(self.codec, prompt)
+
+    def request(
+        self,
+        prompts: Sequence[str],
+        ids: Int64[Tensor, "B"],
+        length: int | None = None,
+        *,
+        num_new_tokens: int | None = None,
+        padding_side: Side = "right",
+    ) -> Batch:
+        """A batch to generate from: each prompt given, the positions behind it free and [MASK].
+
+        prompts: `[MASK:8]`, or eight `▒`, inside one are free positions too. ids: (B,) which key the draws.
+        length: tokens of each row (the prompt among them), or num_new_tokens: free positions behind each prompt; with
+          neither, a prompt with free positions inside stands alone, any other fills a row as long as in training.
+        padding_side: where rows that are shorter than the longest are padded.
+        ValueError for a prompt that leaves no room, or cannot be written with these tokens.
+        """
+        canvas = Canvas(self.spec().length, length, num_new_tokens, padding_side)
+        return request(self.codec, prompts, [self.framed(prompt) for prompt in prompts], ids, canvas)
 
 
 def step_ids(step: int, batch_size: int, part: int = 0, num_parts: int = 1) -> Int64[Tensor, "B"]:

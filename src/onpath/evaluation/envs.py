@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -17,9 +16,8 @@ from torch import Tensor
 from onpath.envs import fourrooms, minigrid
 from onpath.evaluation.arenas import Arena, RealFourRooms, Simulation, TaskSet
 from onpath.evaluation.policy import PlanPolicy, Policy
+from onpath.evaluation.settings import Row, row
 from onpath.evaluation.statistics import mean_interval, path_scores, wilson
-
-Row = dict[str, Any]  # {set, mode, metric, value, ci95, n}
 
 
 @dataclass(frozen=True)
@@ -168,9 +166,9 @@ def summarise(outcome: Episodes, set_name: str, mode: str) -> list[Row]:
     rows = []
     for metric, hit in shares.items():
         count = int(hit.sum())
-        rows.append(_row(set_name, mode, metric, count / n, wilson(count, n), n))
+        rows.append(row(set_name, mode, metric, count / n, wilson(count, n), n))
     for metric, values in means.items():
-        rows.append(_row(set_name, mode, metric, float(values.mean()), mean_interval(values), n))
+        rows.append(row(set_name, mode, metric, float(values.mean()), mean_interval(values), n))
     return rows
 
 
@@ -180,7 +178,7 @@ def agreement(outcome: Episodes, tasks: TaskSet, mode: str) -> Row:
     same = (replayed.num_steps == outcome.num_steps) & (replayed.reached == outcome.reached)
     same &= (replayed.returns - outcome.returns).abs() < 1e-9
     count = int(same.sum())
-    return _row(tasks.name, mode, "agreement", count / tasks.size, wilson(count, tasks.size), tasks.size)
+    return row(tasks.name, mode, "agreement", count / tasks.size, wilson(count, tasks.size), tasks.size)
 
 
 def latency(
@@ -206,7 +204,7 @@ def latency(
         for metric, divisor in (("ms_per_decision", size), ("ms_per_forward", size * num_forwards)):
             for quantile in (50, 95):
                 value = millis[max(0, math.ceil(quantile / 100 * num_calls) - 1)] / divisor
-                rows.append(_row(tasks.name, mode.name, f"{metric}_batch{size}_p{quantile}", value, None, num_calls))
+                rows.append(row(tasks.name, mode.name, f"{metric}_batch{size}_p{quantile}", value, None, num_calls))
     return rows
 
 
@@ -222,8 +220,3 @@ def _call_millis(
         _, after = policy.decide(state, seen)  # its action is on the host, so the device has finished
         millis.append(1e3 * (time.perf_counter() - begin))
     return sorted(millis[3:]), int(after.num_forwards.max())
-
-
-def _row(set_name: str, mode: str, metric: str, value: float, ci95: tuple[float, float] | None, n: int) -> Row:
-    interval = None if ci95 is None else list(ci95)
-    return {"set": set_name, "mode": mode, "metric": metric, "value": value, "ci95": interval, "n": n}

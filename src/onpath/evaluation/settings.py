@@ -1,41 +1,55 @@
-"""What an evaluation measures, as a section of the config."""
+"""What an evaluation measures: a section of the config, of one kind for each subject."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-from onpath.evaluation.envs import Mode
+import torch
+
+from onpath.data.source import Source
+from onpath.processes.masking import Masking
+from onpath.records import Trace
+from onpath.sampling.grids import Grid
+from onpath.sampling.loop import Sampler
+from onpath.types import Denoiser, Spec
+
+Row = dict[str, Any]
+"""{set, mode, metric, value, ci95, n}: one result, with its 95 % interval (None where it has none) over n units."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Sets of tasks from fixed seeds, and the modes in which a policy runs on them.
+class Subject:
+    """What is measured: a network with everything that it generates with, and where its examples come from."""
 
-    sets: `train` layouts, `test` for layouts never trained on, `long` for those of 22 steps or more among the latter.
-    num_tasks: tasks of each set. modes: names as ``evaluation.envs.Mode`` reads them: open@40, closed@10,
-    horizon8@10+warm0.5, with /minigrid for the real environment. latency: whether the planning of every mode in the
-    simulator is timed as well. replay: whether the episodes of the simulator are walked again in the real environment,
-    which must give the same outcome.
-    """
+    denoiser: Denoiser
+    process: Masking
+    sampler: Sampler
+    grid: Grid
+    source: Source
+    spec: Spec
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
 
-    sets: tuple[Literal["train", "test", "long"], ...] = ("test",)
-    num_tasks: int = 500
-    modes: tuple[str, ...] = ("open@1", "open@10", "open@40", "closed@10", "closed@10/minigrid")
-    latency: bool = True
-    replay: bool = False
 
-    def __post_init__(self) -> None:
-        if self.num_tasks < 1 or not self.sets or not self.modes:
-            raise ValueError(
-                f"evaluation: num_tasks is {self.num_tasks}, sets is {self.sets} and modes is {self.modes}; at least "
-                "one task of one set in one mode is needed"
-            )
-        for name in self.modes:
-            Mode.parse(name)
-        twice = [name for names in (self.sets, self.modes) for name in sorted(set(names)) if names.count(name) > 1]
-        if twice:
-            raise ValueError(
-                f"evaluation: sets is {self.sets} and modes is {self.modes}; {', '.join(twice)} stands there twice, "
-                "and once is enough: remove the other"
-            )
+class Evaluation(ABC):
+    """Settings of an evaluation, and the measurement itself."""
+
+    @abstractmethod
+    def require(self, subject: Subject) -> None:
+        """ValueError where this cannot be measured of `subject`; asked before a training begins."""
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> list[Row]:
+        """Every result."""
+
+    @abstractmethod
+    def traces(self, subject: Subject, num: int) -> list[Trace]:
+        """How the first `num` generations come about, step by step, for the report."""
+
+
+def row(set_name: str, mode: str, metric: str, value: float, ci95: tuple[float, float] | None, n: int) -> Row:
+    """A result as evaluation.json holds it."""
+    interval = None if ci95 is None else list(ci95)
+    return {"set": set_name, "mode": mode, "metric": metric, "value": value, "ci95": interval, "n": n}

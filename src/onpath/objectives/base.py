@@ -25,6 +25,8 @@ class Objective(ABC):
     process: Process
     is_bound: ClassVar[bool] = False
     """Whether the loss is a bound on the negative log-likelihood; beside any other, validation reports one."""
+    predicts_mask: ClassVar[bool] = False
+    """Whether the network is asked for [MASK] as well as for words."""
 
     def conditional(self) -> Objective:
         """The objective without condition drop-out, by which validation judges the conditional model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -21,7 +22,7 @@ from onpath.objectives.base import (
 )
 from onpath.processes.masking import Masking
 from onpath.sampling.grids import Grid, UniformGrid
-from onpath.types import Batch, Loss, Nets, Noisy
+from onpath.types import Batch, Denoiser, Loss, Nets, Noisy
 
 
 def _nelbo_loss(nets: Nets, process: Masking, batch: Batch, noisy: Noisy, weights: Float[Tensor, "M"]) -> Loss:
@@ -35,8 +36,32 @@ def _nelbo_loss(nets: Nets, process: Masking, batch: Batch, noisy: Noisy, weight
     return Loss(nats, num_free, metrics)
 
 
+class Bound(Objective):
+    """An objective that bounds -log p(x)."""
+
+    process: Masking
+    is_bound: ClassVar[bool] = True
+
+    @abstractmethod
+    def states(self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key) -> tuple[Noisy, Float[Tensor, "M"]]:
+        """States (M, L), M a multiple of B, and weights (M,) whose weighted cross-entropies bound -log p(x) on average
+        over `draws` (B,), uniform in [0, 1)."""
+
+    def of_examples(self, denoiser: Denoiser, batch: Batch, key: rng.Key, num_draws: int) -> Float[Tensor, "B"]:
+        """The bound of each example in nats, fp64: the mean over `num_draws` draws, stratified for each example."""
+        total = torch.zeros(batch.size, dtype=torch.float64, device=batch.x.device)
+        shift = rng.uniform(key.fold("strata"), batch.ids).double()
+        for draw in range(num_draws):
+            part = key.fold(f"draw {draw}")
+            noisy, weights = self.states(batch, (shift + draw) / num_draws, part)
+            scores = score_masked(self.process, denoiser, batch, noisy)
+            nats = scores.nats.double() * weights.to(scores.nats.device)[scores.example]
+            total.index_add_(0, scores.example % batch.size, nats)
+        return total / num_draws
+
+
 @dataclass(frozen=True)
-class ContinuousNELBO(Objective):
+class ContinuousNELBO(Bound):
     """-∫ alpha'/(1 - alpha)·E_q Σ_masked CE dt, an upper bound on -log p(x), in nats per free token.
 
     masks: how the corruption is drawn; all are unbiased for schedules with ends 1 and 0.
@@ -52,7 +77,6 @@ class ContinuousNELBO(Objective):
     process: Masking
     masks: Literal["pairs", "counts", "bernoulli"] = "pairs"
     condition_dropout: float = 0.0
-    is_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_dropout(self.condition_dropout)
@@ -70,10 +94,10 @@ class ContinuousNELBO(Objective):
 
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
         batch = dropped(self.process, batch, self.condition_dropout, key)
-        noisy, weights = self._states(batch, stratified(key, batch.ids), key.fold("corrupt"))
+        noisy, weights = self.states(batch, stratified(key, batch.ids), key.fold("corrupt"))
         return _nelbo_loss(nets, self.process, batch, noisy, weights)
 
-    def _states(self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key) -> tuple[Noisy, Float[Tensor, "M"]]:
+    def states(self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key) -> tuple[Noisy, Float[Tensor, "M"]]:
         free = batch.free_counts()
         if self.masks == "bernoulli":
             # 1 - draws lies in (0, 1]: the weight is finite at every t that can be drawn
@@ -99,7 +123,7 @@ class ContinuousNELBO(Objective):
 
 
 @dataclass(frozen=True)
-class TrajectoryNELBO(Objective):
+class TrajectoryNELBO(Bound):
     """The bound of the sampler that walks on `grid`: Σ_j rho_j·E_q Σ_masked CE(z_j), in nats per free token.
 
     grid: the sampler's own grid; its T steps include those to and from the pure states of a bounded schedule, whose
@@ -116,7 +140,6 @@ class TrajectoryNELBO(Objective):
     steps_per_example: int = 4
     fixed_counts: bool = False
     condition_dropout: float = 0.0
-    is_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_dropout(self.condition_dropout)
@@ -131,19 +154,22 @@ class TrajectoryNELBO(Objective):
         return replace(self, condition_dropout=0.0)
 
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
+        batch = dropped(self.process, batch, self.condition_dropout, key)
+        noisy, weights = self.states(batch, stratified(key, batch.ids), key.fold("corrupt"))
+        return _nelbo_loss(nets, self.process, batch, noisy, weights)
+
+    def states(self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key) -> tuple[Noisy, Float[Tensor, "M"]]:
         times = torch.tensor(self.grid.times(self.process.schedule), dtype=torch.float64)
         num_steps = len(times) - 1
         num_sampled = self.steps_per_example or num_steps
-        batch = dropped(self.process, batch, self.condition_dropout, key)
-        draws = stratified(key, batch.ids)
         states, weights = [], []
         for sample in range(num_sampled):
             # strata of width T/K: each step of the grid is drawn K/T times on average
             index = ((sample + draws) * num_steps / num_sampled).long().clamp_max(num_steps - 1)
-            noisy, weight = self._state(batch, times, index, key.fold("corrupt").fold(str(sample)))
+            noisy, weight = self._state(batch, times, index, key.fold(str(sample)))
             states.append(noisy)
             weights.append(weight * num_steps / num_sampled)
-        return _nelbo_loss(nets, self.process, batch, stack_noisy(states), torch.cat(weights))
+        return stack_noisy(states), torch.cat(weights)
 
     def _state(
         self, batch: Batch, times: Float[Tensor, "T"], index: Int64[Tensor, "B"], key: rng.Key

@@ -59,7 +59,7 @@ class Trainer:
     warmup_steps, decay, final_rate: of the learning rate, whose peak the optimizer names; warmup_steps are a tenth of
       the run, at most 200, where not given. plateau: how decay plateau cuts. clip_norm: greatest gradient norm, 0 is
       off. ema: decay of the moving average.
-    precision: bf16 runs the forward under autocast. compile: torch.compile. threads: CPU threads, 0 leaves torch's.
+    precision: bf16 runs the forward under autocast. compile: torch.compile, block by block. threads: CPU threads, 0 leaves torch's.
     parallel: what several processes (torchrun) do: each holds a replica (ddp), or a shard of weights, gradients,
       moments and average (fsdp). One process holds everything either way.
     log_every, validate_every, save_every: in steps, 0 is off (a checkpoint is always written at the end).
@@ -223,9 +223,9 @@ class Trainer:
             float(self.step(state, job, self.num_steps(job.source)))
             seconds.append(time.perf_counter() - begun)
             state.step += 1
-        weights = sum(p.nbytes for p in job.model.parameters())
+        held = sum(p.nbytes * (3 if p.requires_grad else 1) for p in job.model.parameters())
         moments = [v for o in state.optimizers for held in o.state.values() for v in held.values()]
-        return sorted(seconds[1:])[num_steps // 2], 3 * weights + sum(v.nbytes for v in moments)
+        return sorted(seconds[1:])[num_steps // 2], held + sum(v.nbytes for v in moments)
 
     def validate(self, network: nn.Module, job: Job, num_steps: int, processes: Processes = ALONE) -> dict[str, float]:
         """Means over the validation examples at the final values of every ramp, under draws that never change."""
@@ -256,7 +256,9 @@ class Trainer:
         model = job.model.to(job.device).train()
         average = average_of(model)
         if self.compile:
-            model.compile()
+            # block by block: they are alike, so one compilation serves all, and what reads the logits stays outside
+            for part in dict(model.named_children()).get("blocks", nn.ModuleList([model])).children():
+                part.compile()
         if self.parallel == "fsdp":
             processes.shards(model, average)
             trained = cast(Denoiser, model)
