@@ -37,7 +37,7 @@ class Masking(Process):
 
     def corrupt_ratio(self, batch: Batch, ratio: Float[Tensor, "B"] | Float[Tensor, "B L"], key: rng.Key) -> Noisy:
         """Masks each free position independently with a probability in [0, 1] that needs no time."""
-        draws = rng.uniform(key, batch.ids.to(batch.x.device), (batch.x.shape[1],))
+        draws = uniform_draws(key, batch)
         masked = (draws < (ratio if ratio.dim() == 2 else ratio[:, None])) & batch.free()
         return Noisy(batch.x.masked_fill(masked, self.mask_id), masked)
 
@@ -60,9 +60,8 @@ class Masking(Process):
         """(B, L): a uniformly random order of the free positions, from 0; the other positions come after them."""
         length = batch.x.shape[1]
         free = batch.free()
-        words = rng.bits(key, batch.ids.to(free.device), (length,))
         position = torch.arange(length, device=free.device)
-        unique = torch.where(free, words, 1 << 32) * length + position
+        unique = torch.where(free, position_bits(key, batch), 1 << 32) * length + position
         return unique.argsort(-1).argsort(-1)
 
     def reveal_probability(self, t: Float[Tensor, "*b"], s: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -70,23 +69,26 @@ class Masking(Process):
 
         0 where nothing is masked at t. Source: MDLM, arXiv:2406.07524, Eq. 6.
         """
-        ratio_t, ratio_s = self.schedule.mask_ratio(t), self.schedule.mask_ratio(s)
-        return torch.where(ratio_t > 0, (ratio_t - ratio_s) / ratio_t.clamp_min(1e-30), 0.0)
+        return reveal_chance(self.schedule.mask_ratio(t), self.schedule.mask_ratio(s))
 
     def scheduled_count(self, t: Float[Tensor, "B"], num_free: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
         """Positions out of `num_free` that a sampler with fixed counts keeps masked at t: L·mask_ratio(t), rounded."""
-        # half a unit less a little: a tie such as 40·0.0125 must not fall on either side by rounding of the ratio
-        return (self.schedule.mask_ratio(t.double()) * num_free + (0.5 - 1e-9)).long()
+        return rounded(self.schedule.mask_ratio(t.double()) * num_free)
 
     def masked_fraction(self, batch: Batch, num_masked: Int64[Tensor, "M"]) -> Float[Tensor, "M"]:
         """Masked share of the free positions, the time that a network receives; M is a multiple of B."""
         free = batch.free_counts().to(num_masked.device).clamp_min(1)
         return num_masked / free.repeat(len(num_masked) // batch.size)
 
-    def words_only(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
-        """The logits with that of [MASK], if the network has one, at -inf: the distribution that is sampled from."""
+    def words_only(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N words"]:
+        """The logits without that of [MASK], if the network has one: the distribution that is sampled from.
+
+        A last column is left out, one before other words is set to -inf.
+        """
         if self.mask_id >= logits.shape[-1]:
             return logits
+        if self.mask_id == logits.shape[-1] - 1:
+            return logits[:, : self.mask_id]  # no copy
         logits = logits.clone()
         logits[:, self.mask_id] = -torch.inf
         return logits
@@ -105,6 +107,49 @@ class Masking(Process):
                 "positions; set guidance and condition_dropout to 0"
             )
         return replace(batch, x=batch.x.masked_fill(batch.given & drop[:, None], self.mask_id))
+
+
+def rounded(count: Float[Tensor, "*b"]) -> Int64[Tensor, "*b"]:
+    """The nearest integer, half a unit going down: a tie such as 40·0.0125 must not turn on the rounding of a ratio."""
+    return (count + (0.5 - 1e-9)).long()
+
+
+def position_bits(key: rng.Key, batch: Batch) -> Int64[Tensor, "B L"]:
+    """A 32-bit word for each position, counted from the first one of its row that is not padding.
+
+    So a row draws the same whether it is padded on the left, on the right or not at all.
+    """
+    words = rng.bits(key, batch.ids.to(batch.x.device), (batch.x.shape[1],))
+    if batch.padding is None:
+        return words
+    length = batch.x.shape[1]
+    before = batch.padding.long().cumprod(1).sum(1, keepdim=True)
+    return words.gather(1, (torch.arange(length, device=words.device) - before) % length)
+
+
+def uniform_draws(key: rng.Key, batch: Batch) -> Float[Tensor, "B L"]:
+    """fp32 uniforms in [0, 1) made of ``position_bits``."""
+    return (position_bits(key, batch) >> 8).to(torch.float32) * 2.0**-24
+
+
+def reveal_chance(
+    before: Float[Tensor, "*b"], after: Float[Tensor, "*b"], remasked: Float[Tensor, "*b"] | float = 0.0
+) -> Float[Tensor, "*b"]:
+    """Chance that a masked position is revealed in a step that takes the mask ratio from `before` to `after`.
+
+    remasked: the share of the revealed positions that the same step masks again, at most ``remask_limit``. With
+    alpha = 1 - ratio it is (alpha_s - (1 - remasked)·alpha_t)/(1 - alpha_t), which keeps the marginal at `after`;
+    0 where nothing is masked. Source: ReMDM, arXiv:2503.00307, Section 3.1.
+    """
+    return torch.where(before > 0, (before - after + remasked * (1.0 - before)) / before.clamp_min(1e-30), 0.0)
+
+
+def remask_limit(before: Float[Tensor, "*b"], after: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """The largest share of revealed positions that a step may mask again: min(1, (1 - alpha_s)/alpha_t), 1 at alpha 0.
+
+    Source: ReMDM, arXiv:2503.00307, Section 3.1.
+    """
+    return torch.where(before < 1, after / (1.0 - before).clamp_min(1e-30), 1.0).clamp_max(1.0)
 
 
 def flat_rows(mask: Bool[Tensor, "B L"], total: int | None) -> Int64[Tensor, "N"]:

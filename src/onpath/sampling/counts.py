@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -89,3 +89,14 @@ class EntropyBound(AdaptiveCount):
         finite = entropy.isfinite()
         entropy = entropy.masked_fill(~finite, 0.0)
         return (entropy.cumsum(1) - entropy.cummax(1).values <= self.gamma) & finite
+
+
+def shared_out(
+    total: Int64[Tensor, "*b"], parts: Int64[Tensor, "*b"], done: Int64[Tensor, "*b"]
+) -> Int64[Tensor, "*b"]:
+    """How many of `total` things the first `done` of `parts` parts hold: total // parts each, the first ones one more.
+
+    >>> shared_out(torch.tensor([10] * 5), torch.tensor([4] * 5), torch.arange(5)).tolist()
+    [0, 3, 6, 8, 10]
+    """
+    return done * (total // parts) + torch.minimum(done, total % parts)

@@ -16,6 +16,7 @@ from torch import Tensor
 from onpath import rng
 from onpath.processes.masking import Masking
 from onpath.sampling.grids import Grid
+from onpath.schedules import DATA
 from onpath.types import Batch, Denoiser
 
 
@@ -39,10 +40,12 @@ class State:
     """Where a generation stands.
 
     x: (B, L) tokens. masked: (B, L). num_masked: (B,) int64 on the CPU, where the counts are fixed ahead, else None.
-    revealed_at: (B, L) step of the reveal, -1 where given or not yet revealed. confidence: (B, L) probability of
-    the token at its reveal. num_forwards: (B,) int64 on the CPU, rows through the network (guided ones count twice).
-    batch, memo: the request and its encoding. num_branches: 2 where guided, else 1; the memo has that many times B
-    rows, those of the conditional branch first.
+    revealed_at: (B, L) step of the last reveal, -1 where given or masked. confidence: (B, L) probability of
+    the token at that reveal, 1 where it follows from an end token. num_forwards: (B,) int64 on the CPU, rows through
+    the network (guided ones count twice). batch, memo: the request and its encoding. num_branches: 2 where guided, else
+    1; the memo has that many times B rows, those of the conditional branch first. num_steps: of the whole walk, None
+    where a step is taken without one. unsettled: (B,) rows in which a later step may mask again what is revealed; None
+    where none does, or where the counts tell it.
     """
 
     x: Int64[Tensor, "B L"]
@@ -55,6 +58,8 @@ class State:
     batch: Batch
     memo: Any
     num_branches: int = 1
+    num_steps: int | None = None
+    unsettled: Bool[Tensor, "B"] | None = None
 
     def rows(self, index: Int64[Tensor, "N"]) -> State:
         """The state of the rows at `index` (int64 on the CPU)."""
@@ -67,6 +72,7 @@ class State:
             revealed_at=_pick(self.revealed_at, index),
             confidence=_pick(self.confidence, index),
             num_forwards=_pick(self.num_forwards, index),
+            unsettled=_pick(self.unsettled, index),
             batch=self.batch.rows(index),
             memo=_map_memo(self.memo, memo_index),
         )
@@ -87,6 +93,7 @@ class State:
             revealed_at=put(self.revealed_at, part.revealed_at),
             confidence=put(self.confidence, part.confidence),
             num_forwards=put(self.num_forwards, part.num_forwards),
+            unsettled=put(self.unsettled, part.unsettled),
             step=part.step,
         )
 
@@ -98,6 +105,13 @@ class Sampler(ABC):
     def fixed_counts(self) -> bool:
         """Whether a step reveals a number of positions that is fixed ahead, which the bound of its walk must know."""
         return False
+
+    def repairable(self, process: Masking, state: State) -> State:
+        """The state at which the text of the request stands in full, to be corrected; ValueError for most samplers."""
+        raise ValueError(
+            f"repair: {type(self).__name__} cannot correct a text; take Unmasking(remask=Proofread()), with a network "
+            "that was trained to predict [MASK] for a wrong token"
+        )
 
     @abstractmethod
     def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
@@ -126,20 +140,61 @@ def walk(
     knobs = knobs or Knobs()
     with torch.no_grad():
         state = sampler.init(process, denoiser, batch, knobs)
+    times = grid.times(process.schedule)
+    yield from _steps(denoiser, process, sampler, times, replace(state, num_steps=len(times) - 1), (key, knobs))
+
+
+def repair(
+    denoiser: Denoiser,
+    process: Masking,
+    sampler: Sampler,
+    batch: Batch,
+    key: rng.Key,
+    passes: int = 4,
+    knobs: Knobs | None = None,
+) -> Iterator[State]:
+    """Yields the states of a walk that starts at the text of `batch` and corrects it; given positions are kept.
+
+    Each of `passes` steps reads the text, masks what the sampler's ``Proofread`` doubts, and fills what the step
+    before had masked; a last step fills what is left. A row in which nothing is doubted any more costs no more
+    forwards, and the walk ends early where that is every row. ValueError where the sampler has no ``Proofread``.
+
+    >>> # *_, state = repair(network, process, Unmasking(remask=Proofread()), batch, Key(0)); text = state.x
+    """
+    if passes < 1:
+        raise ValueError(f"repair: passes is {passes}; it must be 1 or more, 4 is usual")
+    knobs = knobs or Knobs()
+    with torch.no_grad():
+        state = sampler.repairable(process, sampler.init(process, denoiser, batch, knobs))
+    times = (*(1.0 - step / (passes + 1) for step in range(passes + 1)), DATA)
+    yield from _steps(denoiser, process, sampler, times, replace(state, num_steps=passes + 1), (key, knobs))
+
+
+def _steps(
+    denoiser: Denoiser,
+    process: Masking,
+    sampler: Sampler,
+    times: tuple[float, ...],
+    state: State,
+    settings: tuple[rng.Key, Knobs],
+) -> Iterator[State]:
+    key, knobs = settings
     yield state
-    for index, times in enumerate(pairwise(grid.times(process.schedule))):
+    for index, step in enumerate(pairwise(times)):
         if _is_finished(state):
             return
         with torch.no_grad():
-            state = sampler.step(process, denoiser, state, times, key.at(index), knobs)
+            state = sampler.step(process, denoiser, state, step, key.at(index), knobs)
         yield state
 
 
 def _is_finished(state: State) -> bool:
-    """Whether nothing is masked any more, as far as it is known without stalling a GPU."""
+    """Whether nothing is masked any more or will be again, as far as it is known without stalling a GPU."""
     if state.num_masked is not None:
         return not state.num_masked.any()
-    return state.masked.device.type == "cpu" and not state.masked.any()
+    if state.masked.device.type != "cpu":
+        return False
+    return not state.masked.any() and (state.unsettled is None or not state.unsettled.any())
 
 
 def sample(

@@ -42,14 +42,27 @@ class Categorical:
 class Drawn:
     """Chosen tokens of N rows.
 
-    token: (N,). confidence: its probability. margin: of the two likeliest tokens. entropy: in nats; the last two
-    where they were asked for.
+    token: (N,). confidence: its probability. margin: of the two likeliest tokens. entropy: in nats. doubt: probability
+    of [MASK]. The last three where they were asked for.
     """
 
     token: Int64[Tensor, "N"]
     confidence: Float[Tensor, "N"]
     margin: Float[Tensor, "N"] | None = None
     entropy: Float[Tensor, "N"] | None = None
+    doubt: Float[Tensor, "N"] | None = None
+
+    def columns(self) -> tuple[Tensor, ...]:
+        """What was asked for, as a readout returns it."""
+        every = (self.token, self.confidence, self.margin, self.entropy, self.doubt)
+        return tuple(column for column in every if column is not None)
+
+    @classmethod
+    def of_columns(cls, columns: tuple[Tensor, ...], *, detailed: bool) -> Drawn:
+        """The inverse of ``columns``; `detailed` says whether margin and entropy are among them."""
+        if detailed:
+            return cls(*columns)
+        return cls(columns[0], columns[1], doubt=columns[2] if len(columns) > 2 else None)
 
 
 def guided(logits: Float[Tensor, "N2 V"], weight: Float[Tensor, "N"]) -> Float[Tensor, "N V"]:

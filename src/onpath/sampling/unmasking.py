@@ -1,30 +1,36 @@
-"""The unmasking sampler: which positions, how many, and what token, three independent choices."""
+"""The unmasking sampler: which positions, how many, and what token, three independent choices.
+
+Two more may be added to them: a rule that masks again what was revealed, and blocks from left to right.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from onpath import rng
-from onpath.processes.masking import Masking, flat_rows
+from onpath.processes.masking import Masking, flat_rows, position_bits, remask_limit, reveal_chance, uniform_draws
+from onpath.sampling.blocks import Blocks, Scope, block_scope, whole_scope
 from onpath.sampling.counts import AdaptiveCount, AncestralCount, Count, ScheduleCount
 from onpath.sampling.loop import Knobs, Sampler, State
+from onpath.sampling.moves import Moves, busy_rows, ended, masked_again, revealed, spread
+from onpath.sampling.orders import BLIND, Order, admitted, blind_scores, first, gumbel, sighted_scores
+from onpath.sampling.remasking import Loop, Proofread, RandomRemask, Remask
 from onpath.sampling.tokens import Categorical, Drawn, draw, guided
 from onpath.types import Batch, Denoiser
 
-Order = Literal["random", "confidence", "margin", "entropy", "left_to_right"]
-_BLIND = ("random", "left_to_right")  # orders that are known before the forward
+Times = tuple[Float[Tensor, "B"], Float[Tensor, "B"]]
 
 
 @dataclass(frozen=True)
 class Unmasking(Sampler):
-    """Reveals masked positions step by step; revealed and given positions never change.
+    """Reveals masked positions step by step; given positions never change, revealed ones by `remask` only.
 
-    Only the rows in which a step reveals something go through the network.
+    Only the rows in which a step reveals or reads something go through the network.
 
     order: which positions first: at random, by the probability of the token drawn, by the margin between the two
       likeliest tokens, by low entropy, or from the left.
@@ -32,6 +38,11 @@ class Unmasking(Sampler):
     order_noise: Gumbel noise times the masked fraction, on the log of the confidence (MaskGIT) or of the margin, or on
       the negative entropy itself.
     guidance: weight w of (1 + w)·cond - w·uncond; 0 runs one branch only.
+    remask: which revealed positions are masked again; see ``sampling.remasking``. None: none.
+    blocks: from left to right in blocks; see ``Blocks``. None: everywhere at once.
+    stop_at_end: a row is finished where everything up to an end token is revealed; what follows is filled with it.
+      Every step then waits for a GPU. `blocks` have a rule of their own, at the end of a block.
+    end_id: the end token; a run sets it from its data.
     Sources: MaskGIT, arXiv:2202.04200, Section 3.3; LLaDA, arXiv:2502.09992; margin: arXiv:2502.06768.
     """
 
@@ -40,6 +51,10 @@ class Unmasking(Sampler):
     tokens: Categorical = Categorical()
     order_noise: float = 0.0
     guidance: float = 0.0
+    remask: Remask | None = None
+    blocks: Blocks | None = None
+    stop_at_end: bool = False
+    end_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.order not in ("random", "confidence", "margin", "entropy", "left_to_right"):
@@ -51,22 +66,26 @@ class Unmasking(Sampler):
                 f"unmasking: the ancestral count reveals each position by its own coin, so order {self.order!r} "
                 "would have no effect; set order: random, or count: schedule"
             )
-        if self.order_noise < 0 or (self.order_noise > 0 and self.order in _BLIND):
+        if self.order_noise < 0 or (self.order_noise > 0 and self.order in BLIND):
             raise ValueError(
                 f"unmasking: order_noise is {self.order_noise} with order {self.order!r}; it must be 0 or more and "
                 "acts on the orders confidence, margin and entropy only"
             )
+        _check_remask(self.remask, self.count, self.blocks)
 
     @property
     def fixed_counts(self) -> bool:
         return isinstance(self.count, ScheduleCount)
 
     def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
-        if knobs.reveal is not None and not self.fixed_counts:
+        if knobs.reveal is not None and (not self.fixed_counts or self.remask is not None):
+            decides = self.count if not self.fixed_counts else self.remask
             raise ValueError(
-                f"knobs: reveal sets the number of reveals of each row, but {type(self.count).__name__} decides it; "
-                "leave reveal out, or set count: ScheduleCount()"
+                f"knobs: reveal sets the number of reveals of each row, but {type(decides).__name__} decides it; "
+                "leave reveal out, or set count: ScheduleCount() without remask"
             )
+        if self.stop_at_end and self.end_id is None:
+            raise ValueError("unmasking: stop_at_end is set, but there is no end token; set end_id, or leave it out")
         prior = process.prior(batch)
         cond = batch.conditions()
         is_guided = self.guidance != 0.0 or knobs.guidance is not None
@@ -86,76 +105,141 @@ class Unmasking(Sampler):
             batch=batch,
             memo=denoiser.encode(**cond),
             num_branches=2 if is_guided else 1,
+            unsettled=None if self.remask is None or self.fixed_counts else prior.masked.any(1),
+        )
+
+    def repairable(self, process: Masking, state: State) -> State:
+        if not isinstance(self.remask, Proofread) or self.blocks is not None or self.stop_at_end:
+            raise ValueError(
+                f"repair: remask is {self.remask}, blocks {self.blocks}, stop_at_end {self.stop_at_end}; correcting a "
+                "text takes remask: Proofread(), and reads all of it: no blocks, no stop_at_end"
+            )
+        return replace(
+            state,
+            x=state.batch.x,
+            masked=torch.zeros_like(state.masked),
+            num_masked=None,
+            unsettled=state.masked.any(1),
         )
 
     def step(
         self, process: Masking, denoiser: Denoiser, state: State, times: tuple[Any, Any], key: rng.Key, knobs: Knobs
     ) -> State:
         t, s = (torch.as_tensor(time, dtype=torch.float64).expand(state.batch.size) for time in times)
-        num_reveal = self._num_reveal(process, state, s, knobs)
-        blind = self._blind_choice(process, state, (t, s), num_reveal, key)
-        busy = _busy(state, blind, num_reveal)
-        if busy is not None and len(busy) == 0:
-            return replace(state, step=state.step + 1)
-        if busy is not None and len(busy) < state.batch.size:
-            part = state.rows(busy)
-            return state.merged(self.step(process, denoiser, part, (t[busy], s[busy]), key, knobs.rows(busy)), busy)
-        total = None if num_reveal is None else int(num_reveal.sum())
-        if blind is None and state.num_masked is not None:
-            total = int(state.num_masked.sum())
-        rows = flat_rows(state.masked if blind is None else blind, total)
-        drawn = self._forward(process, denoiser, state, rows, key, knobs)
-        if blind is None:
-            reveal = self._sighted_choice(process, state, rows, drawn, (s, num_reveal), key)
-        else:
-            reveal = blind
-        return self._reveal(state, rows, drawn, reveal, num_reveal)
+        scope = self._scope(process, state, (t, s), knobs)
+        moves = self._moves(state, scope, (t, s), key, knobs)
+        busy = busy_rows(state, moves)
+        after = state
+        if busy is None or len(busy) == state.batch.size:
+            after = self._forward(process, denoiser, state, moves, key, knobs)
+        elif len(busy):
+            part = self._forward(process, denoiser, state.rows(busy), moves.rows(busy), key, knobs.rows(busy))
+            after = state.merged(part, busy)
+        after = masked_again(after, moves.remask, moves.num_remask, process.mask_id)
+        if self.end_id is not None and (self.stop_at_end or (self.blocks is not None and self.blocks.stop_at_end)):
+            after = ended(after, self.end_id, None if self.stop_at_end else self.blocks)
+        return replace(after, step=state.step + 1)
 
-    def _num_reveal(
-        self, process: Masking, state: State, s: Float[Tensor, "B"], knobs: Knobs
-    ) -> Int64[Tensor, "B"] | None:
-        """Reveals of a step where they are known ahead, on the CPU."""
-        if state.num_masked is None:
-            return None
-        target = process.scheduled_count(s, state.batch.free_counts())
-        if knobs.reveal is None:
-            return (state.num_masked - target).clamp_min(0)
-        asked = torch.minimum(knobs.reveal, state.num_masked)
-        return torch.where(process.schedule.mask_ratio(s) > 0, asked, state.num_masked)
+    def _scope(self, process: Masking, state: State, times: Times, knobs: Knobs) -> Scope:
+        schedule, rule = process.schedule, self.remask
+        ratios = [
+            rule.mask_ratio(schedule, time) if isinstance(rule, RandomRemask) else schedule.mask_ratio(time)
+            for time in times
+        ]
+        whole = whole_scope(state, ratios[0], ratios[1])
+        if self.blocks is None:
+            return whole
+        by_progress = isinstance(self.count, AdaptiveCount) or knobs.reveal is not None
+        return block_scope(self.blocks, state, whole, by_progress=by_progress)
 
-    def _blind_choice(
-        self,
-        process: Masking,
-        state: State,
-        times: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
-        num_reveal: Int64[Tensor, "B"] | None,
-        key: rng.Key,
-    ) -> Bool[Tensor, "B L"] | None:
-        """The positions to reveal where they do not depend on the network: its head then runs at these only."""
-        length = state.x.shape[1]
+    def _moves(self, state: State, scope: Scope, times: Times, key: rng.Key, knobs: Knobs) -> Moves:
+        """What the step will do, as far as it is known before the forward."""
+        eligible = state.masked & scope.inside
         if isinstance(self.count, AncestralCount):
-            rho = process.reveal_probability(*times).float().to(state.x.device)
-            draws = rng.uniform(key.fold("reveal"), state.batch.ids.to(state.x.device), (length,))
-            return (draws < rho[:, None]) & state.masked
-        if num_reveal is None or self.order not in _BLIND:
-            return None
-        scores = self._blind_scores(state, key).masked_fill(~state.masked, -torch.inf)
-        return _first(scores, num_reveal) & state.masked
+            return self._coins(state, scope, eligible, times, key)
+        read = None
+        if isinstance(self.remask, Proofread):
+            read = scope.inside & ~state.masked & ~scope.last.to(state.x.device)[:, None]
+        if scope.left is None:
+            everything = eligible if self.fixed_counts else None
+            return Moves(eligible, scope.last, reveal=everything, read=read)
+        number = (scope.left - scope.target).clamp_min(0)
+        if knobs.reveal is not None:
+            number = torch.where(scope.last, scope.left, torch.minimum(knobs.reveal, scope.left))
+        if read is not None:
+            num_read = torch.where(scope.last, scope.left, scope.size)
+            return Moves(eligible, scope.last, num_reveal=number, read=read, num_read=num_read, target=scope.target)
+        remask, num_remask = self._remask_number(state, scope, times, key)
+        if num_remask is not None:
+            number = number + num_remask
+        if self.order not in BLIND:
+            return Moves(eligible, scope.last, None, number, remask, num_remask, num_read=scope.left)
+        scores = blind_scores(self.order, state.batch, key).masked_fill(~eligible, -torch.inf)
+        return Moves(eligible, scope.last, first(scores, number) & eligible, number, remask, num_remask)
 
-    def _blind_scores(self, state: State, key: rng.Key) -> Float[Tensor, "B L"]:
-        length = state.x.shape[1]
-        if self.order == "random":
-            return rng.uniform(key.fold("order"), state.batch.ids.to(state.x.device), (length,))
-        return -torch.arange(length, device=state.x.device, dtype=torch.float32).expand(state.x.shape)
+    def _coins(self, state: State, scope: Scope, eligible: Bool[Tensor, "B L"], times: Times, key: rng.Key) -> Moves:
+        """One coin for each position, masked or revealed."""
+        device = state.x.device
+        before, after = scope.before.to(device), scope.after.to(device)
+        sigma, remask = 0.0, None
+        if isinstance(self.remask, RandomRemask):
+            shown = scope.inside & ~state.masked
+            sigma = self.remask.sigma(remask_limit(before, after), shown.sum(1), times)
+            chance = sigma.float()[:, None] * self.remask.weights(state.confidence, shown)
+            remask = (uniform_draws(key.fold("remask"), state.batch) < chance) & shown
+            if state.unsettled is not None:
+                remask = remask & state.unsettled[:, None]
+        rho = reveal_chance(before, after, sigma).float()
+        reveal = (uniform_draws(key.fold("reveal"), state.batch) < rho[:, None]) & eligible
+        return Moves(eligible, scope.last, reveal, remask=remask)
+
+    def _remask_number(
+        self, state: State, scope: Scope, times: Times, key: rng.Key
+    ) -> tuple[Bool[Tensor, "B L"] | None, Int64[Tensor, "B"] | None]:
+        """The revealed positions to mask again, and their number on the CPU."""
+        if not isinstance(self.remask, RandomRemask) or scope.left is None or state.num_masked is None:
+            return None, None
+        shown = scope.size - scope.left
+        share = self.remask.sigma(remask_limit(scope.before, scope.after), shown, times)
+        mean = (share * shown).masked_fill(state.num_masked == 0, 0.0)
+        number = (mean + rng.uniform(key.fold("remask count"), state.batch.ids)).floor().long()
+        number = torch.minimum(torch.minimum(number, shown), scope.target)
+        candidates = scope.inside & ~state.masked
+        weights = self.remask.weights(state.confidence, candidates)
+        scores = weights.log() + gumbel(key.fold("remask"), state.batch)
+        return first(scores.masked_fill(~candidates, -torch.inf), number) & candidates, number
 
     def _forward(
+        self, process: Masking, denoiser: Denoiser, state: State, moves: Moves, key: rng.Key, knobs: Knobs
+    ) -> State:
+        """The state after one forward of every row of it: tokens revealed, doubtful ones masked again."""
+        wanted, number = moves.wanted()
+        rows = flat_rows(wanted, None if number is None else int(number.sum()))
+        drawn = self._drawn(process, denoiser, state, rows, key, knobs)
+        doubtful, number = None, moves.num_reveal
+        if drawn.doubt is not None and moves.read is not None and isinstance(self.remask, Proofread):
+            doubt = spread(wanted, rows, drawn.doubt, 0.0)
+            doubtful = moves.read & (doubt > self.remask.threshold)
+            if number is not None and moves.target is not None:
+                more = torch.minimum(doubtful.sum(1), moves.target.to(doubt.device))
+                doubtful = first(doubt.masked_fill(~doubtful, -torch.inf), more) & doubtful
+                number = number.to(doubt.device) + more
+        reveal = moves.reveal
+        if reveal is None:
+            reveal = self._sighted_choice(process, state, moves, (wanted, rows, drawn), number, key)
+        after = revealed(state, (wanted, rows, drawn), reveal, moves.num_reveal)
+        if state.unsettled is not None and moves.read is not None:
+            after = replace(after, unsettled=reveal.any(1))
+        return masked_again(after, doubtful, None, process.mask_id)
+
+    def _drawn(
         self, process: Masking, denoiser: Denoiser, state: State, rows: Int64[Tensor, "N"], key: rng.Key, knobs: Knobs
     ) -> Drawn:
         """One forward of every row of the state, tokens drawn at `rows` inside it."""
         batch, device = state.batch, state.x.device
         length = state.x.shape[1]
         greedy = self.tokens.temperature == 0 and knobs.temperature is None
-        words = None if greedy else rng.bits(key.fold("token"), batch.ids.to(device), (length,)).flatten()
+        words = None if greedy else position_bits(key.fold("token"), batch).flatten()
         detailed = self.order in ("margin", "entropy") or isinstance(self.count, AdaptiveCount)
         is_guided = state.num_branches == 2
         weight = knobs.guidance
@@ -169,9 +253,9 @@ class Unmasking(Sampler):
             heat = None if knobs.temperature is None else knobs.temperature[chunk // length]
             chosen = None if words is None else words[chunk]
             drawn = draw(process.words_only(logits), chosen, self.tokens, heat, detailed=detailed)
-            if drawn.margin is None or drawn.entropy is None:
-                return drawn.token, drawn.confidence
-            return drawn.token, drawn.confidence, drawn.margin, drawn.entropy
+            if isinstance(self.remask, Proofread):
+                drawn = replace(drawn, doubt=_mask_probability(logits, process.mask_id))
+            return drawn.columns()
 
         x, counts = state.x, state.num_masked
         counts = state.masked.sum(-1) if counts is None else counts.to(device)
@@ -181,102 +265,65 @@ class Unmasking(Sampler):
             counts = counts.repeat(2)
             rows = torch.stack([rows, rows + batch.size * length], dim=1).flatten()
         t = process.masked_fraction(batch, counts)
-        return Drawn(*denoiser(x, t, state.memo, rows=rows, readout=readout))
+        columns = denoiser(x, t, state.memo, rows=rows, readout=readout)
+        return Drawn.of_columns(columns, detailed=detailed)
 
     def _sighted_choice(
         self,
         process: Masking,
         state: State,
-        rows: Int64[Tensor, "N"],
-        drawn: Drawn,
-        until: tuple[Float[Tensor, "B"], Int64[Tensor, "B"] | None],
+        moves: Moves,
+        seen: tuple[Bool[Tensor, "B L"], Int64[Tensor, "N"], Drawn],
+        number: Int64[Tensor, "B"] | None,
         key: rng.Key,
     ) -> Bool[Tensor, "B L"]:
-        """The positions to reveal in the step to s, given what the network is sure of; `until` is (s, their number)."""
-        s, num_reveal = until
-        scores = _spread(state.masked, rows, self._scores(process, state, drawn, rows, key), -torch.inf)
-        if num_reveal is not None:
-            return _first(scores, num_reveal) & state.masked
-        order = scores.argsort(dim=-1, descending=True, stable=True)
-        ranks = _inverse(order)
+        """The positions to reveal, given what the network is sure of; `seen` are (wanted, rows, drawn)."""
+        wanted, rows, drawn = seen
+        if self.order in BLIND:
+            scores = blind_scores(self.order, state.batch, key)
+        else:
+            scores = spread(wanted, rows, sighted_scores(self.order, drawn), 0.0)
+            if self.order_noise:
+                scores = self._noisy(process, state, scores, key)
+        scores = scores.masked_fill(~moves.eligible, -torch.inf)
+        if number is not None:
+            return first(scores, number) & moves.eligible
         assert isinstance(self.count, AdaptiveCount) and drawn.entropy is not None
-        confidence = _spread(state.masked, rows, drawn.confidence, 0.0).gather(1, order)
-        entropy = _spread(state.masked, rows, drawn.entropy, torch.inf).gather(1, order)
-        admitted = self.count.admit(confidence, entropy).gather(1, ranks)
-        last = (process.schedule.mask_ratio(s) <= 0).to(ranks.device)
-        return (admitted | (ranks == 0) | last[:, None]) & state.masked
+        confidence = spread(wanted, rows, drawn.confidence, 0.0).masked_fill(~moves.eligible, 0.0)
+        entropy = spread(wanted, rows, drawn.entropy, torch.inf).masked_fill(~moves.eligible, torch.inf)
+        chosen = admitted(self.count, scores, confidence, entropy)
+        return (chosen | moves.last.to(chosen.device)[:, None]) & moves.eligible
 
-    def _scores(
-        self, process: Masking, state: State, drawn: Drawn, rows: Int64[Tensor, "N"], key: rng.Key
-    ) -> Float[Tensor, "N"]:
-        if self.order in _BLIND:
-            return self._blind_scores(state, key).flatten()[rows]
-        score = drawn.confidence
-        if drawn.margin is not None and drawn.entropy is not None and self.order != "confidence":
-            score = drawn.margin if self.order == "margin" else -drawn.entropy
-        if not self.order_noise:
-            return score
-        ids, length = state.batch.ids.to(rows.device), state.x.shape[1]
-        uniform = rng.uniform(key.fold("gumbel"), ids, (length,)).flatten()[rows] + 2.0**-25
-        log_score = score if self.order == "entropy" else score.clamp_min(1e-20).log()
-        fraction = process.masked_fraction(state.batch, state.masked.sum(-1))[rows // length]
-        return log_score - self.order_noise * fraction * (-uniform.log()).log()
+    def _noisy(
+        self, process: Masking, state: State, scores: Float[Tensor, "B L"], key: rng.Key
+    ) -> Float[Tensor, "B L"]:
+        scores = scores if self.order == "entropy" else scores.clamp_min(1e-20).log()
+        fraction = process.masked_fraction(state.batch, state.masked.sum(-1))[:, None]
+        return scores + self.order_noise * fraction * gumbel(key.fold("gumbel"), state.batch)
 
-    def _reveal(
-        self,
-        state: State,
-        rows: Int64[Tensor, "N"],
-        drawn: Drawn,
-        reveal: Bool[Tensor, "B L"],
-        num_reveal: Int64[Tensor, "B"] | None,
-    ) -> State:
-        token = _spread(state.masked, rows, drawn.token, 0)
-        confidence = _spread(state.masked, rows, drawn.confidence, 0.0)
-        return replace(
-            state,
-            x=torch.where(reveal, token, state.x),
-            masked=state.masked & ~reveal,
-            num_masked=None if num_reveal is None or state.num_masked is None else state.num_masked - num_reveal,
-            revealed_at=torch.where(reveal, state.step, state.revealed_at),
-            confidence=torch.where(reveal, confidence, state.confidence),
-            num_forwards=state.num_forwards + state.num_branches,
-            step=state.step + 1,
+
+def _check_remask(remask: Remask | None, count: Count, blocks: Blocks | None) -> None:
+    if isinstance(remask, RandomRemask) and isinstance(count, AdaptiveCount):
+        raise ValueError(
+            f"unmasking: remask {type(remask).__name__} masks a share again that follows the schedule, and count "
+            f"{type(count).__name__} does not; set count: schedule or ancestral, or remask: proofread"
+        )
+    if isinstance(remask, Proofread) and isinstance(count, AncestralCount):
+        raise ValueError(
+            "unmasking: remask Proofread masks again what the network doubts, so coins for the reveals would no longer "
+            "follow the schedule; set count: schedule or an adaptive one"
+        )
+    if isinstance(remask, Loop) and blocks is not None:
+        raise ValueError(
+            "unmasking: remask Loop goes round at times of the whole walk, and blocks have steps of their own; leave "
+            "one of them out, or take remask: cap or rescale"
         )
 
 
-def _busy(
-    state: State, blind: Bool[Tensor, "B L"] | None, num_reveal: Int64[Tensor, "B"] | None
-) -> Int64[Tensor, "N"] | None:
-    """Rows in which this step reveals something, on the CPU; None where finding them would stall a GPU.
-
-    The network hears of an input only what has been revealed in it, so the other rows need no forward.
-    """
-    if num_reveal is not None:
-        return num_reveal.nonzero()[:, 0]
-    if state.masked.device.type == "cpu":
-        return (state.masked if blind is None else blind).any(1).nonzero()[:, 0]
-    return None
-
-
-def _spread(like: Bool[Tensor, "B L"], rows: Int64[Tensor, "N"], values: Tensor, fill: float) -> Tensor:
-    """(B, L) with `values` at the masked ones of `rows` and `fill` elsewhere."""
-    whole = values.new_full((like.numel(),), fill).index_copy_(0, rows, values).view(like.shape)
-    # only where masked positions could not be counted do `rows` hold others too, and then they hold all
-    return whole if len(rows) < like.numel() else torch.where(like, whole, fill)
-
-
-def _inverse(order: Int64[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
-    ranks = torch.empty_like(order)
-    return ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-
-
-def _first(scores: Float[Tensor, "B L"], count: Int64[Tensor, "B"]) -> Bool[Tensor, "B L"]:
-    """True at the ``count[b]`` (on the CPU) highest scores of row b, ties from the left."""
-    length = scores.shape[1]
-    word = (scores.float() + 0.0).view(torch.int32)  # adding 0 makes one zero of the two
-    rising = (word ^ (word >> 31 & 0x7FFFFFFF)).long()  # integers in the order of the floats
-    unique = rising * length - torch.arange(length, device=scores.device)
-    widest = int(count.max())
-    index = unique.topk(widest, dim=1).indices
-    chosen = torch.arange(widest, device=scores.device) < count.to(scores.device)[:, None]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, index, chosen)
+def _mask_probability(logits: Float[Tensor, "N V"], mask_id: int) -> Float[Tensor, "N"]:
+    if mask_id >= logits.shape[1]:
+        raise ValueError(
+            f"proofread: the network has {logits.shape[1]} logits and none for [MASK] ({mask_id}), so it cannot doubt "
+            "a token; train it by an objective that predicts [MASK], such as penalty_curriculum"
+        )
+    return (logits[:, mask_id].float() - logits.float().logsumexp(-1)).exp()
