@@ -2,13 +2,13 @@
 
     python -m benchmarks.mdlm --peer PATH [--seconds 400] [--seeds 0 1 2] [--out FOLDER] [--only peer|ours]
 
-PATH is a checkout of kuleshov-group/mdlm; `einops` must be installed. Both train on the same windows of the same
-characters with the same width, depth, heads, length, examples a step, optimizer (AdamW, betas .9 and .98, no decay,
-gradients clipped at 1), precision and wall time; neither is averaged. The rate rises over the first part of the time
-and falls to 0 by a cosine over the rest. Its peak is the best of the same three for both, in a short run of the first
-seed; MDLM's is looked for without drop-out, and its own drop-out is then tried at the best. Attention in MDLM is
-torch's: an explicit softmax, which is the faster of two here. Ours passes each example through the network twice, as
-two complementary states.
+PATH is a checkout of kuleshov-group/mdlm; `einops` must be installed. Both train on windows of the same characters with
+the same width, depth, heads, length, sequences through the network in a step, optimizer (AdamW, betas .9 and .98, no
+decay, gradients clipped at 1), precision and wall time; neither is averaged. The rate rises over the first part of the
+time and falls to 0 by a cosine over the rest. Its peak is the best of the same three for both, in a short run of the
+first seed; MDLM's is looked for without drop-out, and its own drop-out is then tried at the best. Attention in MDLM is
+torch's: an explicit softmax, which is the faster of two here. Ours takes half as many examples in a step, each in two
+complementary states, so that as many tokens go through either network; --same-examples gives it as many examples.
 Both are then scored by the continuous NELBO from stratified exact counts in pairs, in fp32, on the last tenth of the
 text, under the same masks. Prints JSON lines {benchmark, case, metric, value, unit, baseline, ratio}; with --out,
 finished runs are kept there and not repeated, so that a comparison can be split. Without --peer nothing is run.
@@ -24,7 +24,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,10 @@ StepLoss = Callable[[Batch, int], Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """What both sides share; a kept run is only read where all of this is the same."""
+    """What a run is made by; a kept one is only read where all of this is the same.
+
+    batch: sequences that go through the network in an optimizer step. states: how many of them are of one example.
+    """
 
     text: str
     seconds: float
@@ -62,6 +65,7 @@ class Settings:
     heads: int = 4
     length: int = 128
     batch: int = 16
+    states: int = 1
     precision: str = "bf16"
     warmup: float = 0.05
     rounds: int = 4
@@ -128,7 +132,7 @@ def train(model: nn.Module, loss_of: StepLoss, source: Source, settings: Setting
         falling = 0.5 + 0.5 * math.cos(math.pi * max(0.0, share - settings.warmup) / (1.0 - settings.warmup))
         for group in optimizer.param_groups:
             group["lr"] = rate * rising * falling
-        loss_of(source.examples(step_ids(step, settings.batch)), step).backward()
+        loss_of(source.examples(step_ids(step, settings.batch // settings.states)), step).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -176,15 +180,18 @@ class Bench:
     search_seconds: float
     modules: Any
     out: Path | None
+    same_examples: bool = False
 
     def source(self, seed: int) -> TextFile:
         return TextFile(self.settings.text, length=self.settings.length, seed=seed)
 
     def run(self, side: str, seed: int, rate: float, dropout: float, seconds: float) -> Trained:
         """Trains and scores one network, or reads what an earlier call has kept."""
-        settings = Settings(**{**asdict(self.settings), "seconds": seconds})
+        settings = replace(self.settings, seconds=seconds)
+        if side == "ours":
+            settings = replace(settings, batch=settings.batch * self._doubled(side), states=2)
         wanted = {"side": side, "seed": seed, "rate": rate, "dropout": dropout, **asdict(settings)}
-        kept = self.out and self.out / f"{side}-{seed}-{rate:g}-{dropout:g}-{seconds:g}s.json"
+        kept = self.out and self.out / f"{side}-{settings.batch}-{seed}-{rate:g}-{dropout:g}-{seconds:g}s.json"
         if kept and kept.exists():
             saved = json.loads(kept.read_text())
             if saved["settings"] == wanted:
@@ -218,6 +225,9 @@ class Bench:
             attempt(min(tried, key=tried.__getitem__)[0], 0.1)
         return min(tried, key=tried.__getitem__)
 
+    def _doubled(self, side: str) -> int:
+        return 2 if side == "ours" and self.same_examples else 1
+
     def full(self, side: str, seed: int, choice: tuple[float, float]) -> Trained:
         trained = self.run(side, seed, *choice, self.settings.seconds)
         mean, error = mean_and_error(trained.bits)
@@ -225,8 +235,8 @@ class Bench:
         emit(case, "bits per character", mean, "bits")
         emit(case, "standard error over sequences", error, "bits")
         emit(case, "steps", trained.steps, "steps")
-        tokens = trained.steps * self.settings.batch * self.settings.length
-        emit(case, "characters of data", tokens / trained.seconds, "1/s")
+        tokens = trained.steps * self.settings.length * self.settings.batch
+        emit(case, "characters through the network", tokens * self._doubled(side) / trained.seconds, "1/s")
         return trained
 
 
@@ -267,7 +277,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", choices=("peer", "ours"), help="train this side alone")
     parser.add_argument("--out", type=Path, help="folder of finished runs")
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"), help="cpu where the machine is shared")
-    parser.add_argument("--batch", type=int, default=16, help="examples of an optimizer step")
+    parser.add_argument("--batch", type=int, default=16, help="sequences through the network in a step")
+    parser.add_argument("--same-examples", action="store_true", help="twice the sequences for ours, in pairs")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
     parser.add_argument("--rounds", type=int, default=4, help="pairs of states of each held-out window")
     parser.add_argument("--peer-attention", default="softmax", choices=("softmax", "sdpa"))
@@ -286,7 +297,8 @@ def main() -> None:
         args.text, args.seconds, args.clock, batch=args.batch, precision=args.precision, rounds=args.rounds
     )
     search = args.search_seconds or args.seconds / 4
-    bench = Bench(settings, tuple(args.rates), search, load(args.peer, args.peer_attention), args.out)
+    modules = load(args.peer, args.peer_attention)
+    bench = Bench(settings, tuple(args.rates), search, modules, args.out, args.same_examples)
     sides = (args.only,) if args.only else ("peer", "ours")
     choices = {side: bench.choose(side, args.seeds[0]) for side in sides}
     pairs = {}

@@ -1,0 +1,144 @@
+"""The parts of the benchmarks that measure: their estimator, and the networks that they compare."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from onpath.processes.masking import Masking
+from onpath.rng import Key
+from onpath.schedules import LinearSchedule
+from onpath.types import Batch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no package
+
+from benchmarks import _mdlm_peer as peer
+from benchmarks import mdlm, train_step
+
+WORDS, LENGTH = 7, 12
+CHECKOUT = os.environ.get("MDLM_CHECKOUT", "")
+needs_peer = pytest.mark.skipif(not CHECKOUT, reason="MDLM_CHECKOUT names no checkout of kuleshov-group/mdlm")
+
+
+class Fixed:
+    """A network that gives the same log-probabilities to every position."""
+
+    def __init__(self, probabilities: list[float]) -> None:
+        self.logits = torch.tensor(probabilities).log()
+
+    def encode(self, **cond: Tensor) -> None:
+        return None
+
+    def __call__(self, x: Tensor, t: Tensor, memo: None, *, rows: Any = None, readout: Any = None) -> Any:
+        return readout(self.logits.expand(len(rows), -1), rows)
+
+
+def batch_of(num_examples: int) -> Batch:
+    ids = torch.arange(num_examples)
+    return Batch.of_tokens((ids[:, None] * 5 + torch.arange(LENGTH) ** 2) % WORDS, ids)
+
+
+def test_estimate_of_a_known_network_is_its_likelihood() -> None:
+    batch, process = batch_of(4096), Masking(LinearSchedule(), WORDS)
+    even = mdlm.nats_of(Fixed([1 / WORDS] * WORDS), process, batch, Key(3))
+    assert float(even.mean()) == pytest.approx(LENGTH * math.log(WORDS), rel=1e-3)
+    shares = [0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05]
+    true = -torch.tensor(shares).log()[batch.x].sum(1).double()
+    drawn = torch.stack([mdlm.nats_of(Fixed(shares), process, batch, Key(seed)) for seed in range(4)])
+    error = (drawn.mean(0) - true).std() / math.sqrt(batch.size)
+    assert abs(float((drawn.mean(0) - true).mean())) < 4 * float(error)
+
+
+def test_mean_and_its_standard_error() -> None:
+    assert mdlm.mean_and_error([1.0, 2.0, 3.0, 6.0]) == pytest.approx((3.0, math.sqrt(14 / 3) / 2))
+
+
+def test_verdict_counts_the_larger_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = [mdlm.Trained([3.0, 3.2, 3.1, 3.3], 1e-3, 0.0, 1, 1.0)] * 2
+    mine = [mdlm.Trained([b - d for b in theirs[0].bits], 1e-3, 0.0, 1, 1.0) for d in (0.1, 0.3)]
+    mdlm.verdict({seed: pair for seed, pair in enumerate(zip(mine, theirs, strict=True))})
+    # all sequences agree, the seeds do not: -.2 with a standard error of .1
+    assert "ours lower by 2.0 standard errors" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_full_logits_and_masked_rows_train_alike() -> None:
+    sizes = train_step.Sizes(width=16, depth=1, heads=2, length=8, num_words=11, batch=4)
+    trainer = train_step.Trainer(steps=10, batch_size=2)
+    weights = []
+    for wrap in (lambda n: n, lambda n: train_step.FullLogits(n, True), lambda n: train_step.FullLogits(n, False)):
+        contender = train_step.ours(sizes, trainer, "cpu", "pairs", wrap)
+        for _ in range(3):
+            contender.step()
+        assert contender.share() == 0.5
+        weights.append(torch.cat([p.detach().flatten() for p in contender.model.parameters()]))
+    torch.testing.assert_close(weights[1], weights[0])
+    torch.testing.assert_close(weights[2], weights[0])
+
+
+def test_floor_of_a_step_by_hand() -> None:
+    sizes = train_step.Sizes(width=16, depth=1, heads=2, length=8, num_words=11, batch=4)
+    model = train_step.ours(sizes, train_step.Trainer(steps=10, batch_size=4), "cpu").model
+    body, ends, tokens = 12 * 16**2, (11 + 12) * 16, 32
+    products = 6 * body * tokens + 6 * 11 * 16 * tokens / 2 + 12 * 16 * 8 * tokens
+    expected = products / 1e9 + 28 * (body + ends) / 1e8
+    assert train_step.floor_seconds(model, sizes, 1e9, 1e8) == pytest.approx(expected)
+
+
+def test_attention_by_softmax_is_that_of_torch() -> None:
+    qkv = torch.randn(2 * LENGTH, 3, 2, 8, generator=torch.Generator().manual_seed(0))
+    ends = torch.tensor([0, LENGTH, 2 * LENGTH])
+    by_torch = peer.attended(qkv, ends, LENGTH, 0.0)
+    torch.testing.assert_close(peer.attended_by_softmax(qkv, ends, LENGTH, 0.0), by_torch)
+
+
+def test_turned_queries_and_keys_depend_on_the_distance_alone() -> None:
+    angle = torch.arange(LENGTH)[:, None] * torch.tensor([1.0, 0.1])
+    qkv = torch.randn(1, 1, 3, 1, 4, generator=torch.Generator().manual_seed(0)).expand(1, LENGTH, 3, 1, 4)
+    query, key, value = peer.turned(qkv, angle.cos(), angle.sin())[0, :, :, 0].unbind(1)
+    scores = query @ key.T
+    torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1])
+    torch.testing.assert_close(value, qkv[0, :, 2, 0])
+
+
+def test_a_folder_without_mdlm_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"holds no diffusion.py.*give the folder of a checkout of kuleshov-group/mdlm"
+    ):
+        peer.load(tmp_path)
+
+
+@needs_peer
+@pytest.mark.filterwarnings("ignore")
+def test_mdlms_loss_is_weighed_as_ours() -> None:
+    """At its first step MDLM's network is even, so its own loss is a count of masks over their expected share."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "n_blocks": 1, "n_heads": 2, "length": LENGTH}
+    diffusion = peer.build(peer.load(CHECKOUT), sizes, WORDS, dropout=0.0)
+    x = batch_of(4096).x
+    assert float(diffusion._loss(x, torch.ones_like(x)).loss) == pytest.approx(math.log(WORDS), rel=0.05)
+    process = Masking(LinearSchedule(), WORDS)
+    nats = mdlm.nats_of(peer.PeerDenoiser(diffusion), process, batch_of(4096), Key(0))
+    assert float(nats.mean()) == pytest.approx(LENGTH * math.log(WORDS), rel=1e-3)
+    assert {"utils", "models", "diffusion"}.isdisjoint(sys.modules)  # its names are of nobody else's concern
+
+
+@needs_peer
+@pytest.mark.filterwarnings("ignore")
+def test_mdlms_log_probabilities_are_carried_over_and_never_of_the_mask() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "n_blocks": 1, "n_heads": 2, "length": LENGTH}
+    denoiser = peer.PeerDenoiser(peer.build(peer.load(CHECKOUT), sizes, WORDS)).eval()
+    torch.nn.init.normal_(denoiser.diffusion.backbone.output_layer.linear.weight)
+    x = batch_of(2).x.clone()
+    x[:, ::2] = WORDS
+    words = denoiser(x, torch.ones(2), None).exp()
+    assert words.shape == (2, LENGTH, WORDS)
+    torch.testing.assert_close(words.sum(-1), torch.ones(2, LENGTH))
+    assert (words[:, 1::2].argmax(-1) == x[:, 1::2]).all() and words[:, 1::2].amax(-1).eq(1).all()
