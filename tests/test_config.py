@@ -37,6 +37,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "ExplicitGrid": {"points": [1.0, 0.5, 0.0]},
     "TrajectoryFile": {"path": "demonstrations.npz"},
     "TextFile": {"path": "text.txt"},
+    "MaskedLM": {"name": "bert"},
+    "CausalLM": {"name": "qwen", "lora": {"rank": 4, "targets": ["q_proj"]}},
+    "RemoteLM": {"name": "llada", "trust": True, "lora": None},
     "MaskedCrossEntropy": {"low": {"kind": "linear", "start": 0.5, "end": 0.0, "steps": 10}, "high": 1.0},
 }
 

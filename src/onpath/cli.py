@@ -176,6 +176,15 @@ def sample(
 
 
 @app.command()
+def export(run: RunArgument, folder: Annotated[Path, typer.Argument(help="A new folder.", metavar="FOLDER")]) -> None:
+    """Write the network of a trained run in the format of the model that it came from, LoRA merged into it."""
+    from onpath.runs import load
+
+    load(run, device="cpu").export(folder)
+    terminal.console.print(f"wrote {escape(str(folder))}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def check(
     target: Annotated[
         str, typer.Argument(help="A recipe's name, a YAML file, or the folder of a run.", metavar="RECIPE|RUN")

@@ -14,6 +14,7 @@ from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.evaluation.plans import PlanEvaluation
 from onpath.evaluation.settings import Evaluation
 from onpath.evaluation.text import TextEvaluation
+from onpath.models.from_transformers import CausalLM, MaskedLM, RemoteLM
 from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.models.transformer import TokenTransformer
 from onpath.objectives.base import Objective
@@ -55,7 +56,14 @@ FAMILIES: dict[type, dict[str, type]] = {
     Ramp: {"constant": Constant, "linear": LinearRamp, "cosine": CosineRamp, "piecewise": Piecewise},
     Source: {"fourrooms": FourRoomsExpert, "trajectories": TrajectoryFile, "text": TextFile},
     Tokenizer: {"characters": Characters},
-    nn.Module: {"plan_mlp": PlanMLP, "plan_transformer": PlanTransformer, "token_transformer": TokenTransformer},
+    nn.Module: {
+        "plan_mlp": PlanMLP,
+        "plan_transformer": PlanTransformer,
+        "token_transformer": TokenTransformer,
+        "masked_lm": MaskedLM,
+        "causal_lm": CausalLM,
+        "remote_lm": RemoteLM,
+    },
     Objective: {
         "nelbo": ContinuousNELBO,
         "trajectory_nelbo": TrajectoryNELBO,

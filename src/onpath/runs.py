@@ -23,7 +23,7 @@ from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, State, sample
 from onpath.schedules import Schedule
 from onpath.training import checkpoint
-from onpath.types import Batch, Denoiser, Spec
+from onpath.types import Batch, Denoiser, Exportable, Spec
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,15 @@ class Run:
         """How the first `num` generations of an evaluation come about, step by step; `label` as for ``evaluate``."""
         made = self.parts.evaluation.traces(self.subject, num)
         return [replace(one, mode=f"{one.mode} {label}".strip(), step=self.step) for one in made]
+
+    def export(self, folder: str | Path) -> None:
+        """Writes the network into the new folder `folder` in its own format; ValueError where it has none."""
+        if not isinstance(self.denoiser, Exportable):
+            raise ValueError(
+                f"export: {type(self.denoiser).__name__} has no format but that of its checkpoints; the moving "
+                f"average is in average.safetensors of the newest folder below {self.folder.checkpoints}"
+            )
+        self.denoiser.export(Path(folder))
 
 
 def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str] = ()) -> Run:

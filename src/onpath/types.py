@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -221,6 +222,13 @@ class Calibrated(Protocol):
     """A network with fixed statistics of its inputs, taken once from training examples before the first step."""
 
     def calibrate(self, **cond: Tensor) -> None: ...
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A network with a format of its own, in which other programs read it."""
+
+    def export(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)
