@@ -36,13 +36,12 @@ from torch import Tensor
 from onpath.data.source import Source, step_ids
 from onpath.data.text import TextFile
 from onpath.models.transformer import TokenTransformer
-from onpath.objectives.base import score_masked, stack_noisy, stratified
 from onpath.objectives.nelbo import ContinuousNELBO
 from onpath.processes.masking import Masking
 from onpath.rng import Key
 from onpath.schedules import LinearSchedule
 from onpath.training.optimizers import AdamW
-from onpath.types import Batch, Denoiser, Nets, Noisy
+from onpath.types import Batch, Nets
 
 NEEDED_ERRORS = 2.0  # standard errors by which ours must be lower
 EVALUATED_AT_ONCE = 64
@@ -94,29 +93,15 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def nats_of(denoiser: Denoiser, process: Masking, batch: Batch, key: Key) -> Tensor:
-    """(B,) an unbiased estimate of the continuous NELBO of each sequence, from one pair of complementary states."""
-    length = batch.x.shape[1]
-    count = (stratified(key, batch.ids) * (length + 1)).long()
-    first = process.ranks(batch, key.fold("subset")) < count[:, None]
-    masks, counts = (first, ~first), (count, length - count)
-    noisy = [Noisy(batch.x.masked_fill(m, process.mask_id), m, c) for m, c in zip(masks, counts, strict=True)]
-    scores = score_masked(process, denoiser, batch, stack_noisy(noisy))
-    size = torch.cat(counts)
-    weight = torch.where(size > 0, 0.5 * (length + 1) / size.clamp_min(1), 0.0)
-    nats = torch.zeros(batch.size, dtype=torch.float64)
-    return nats.index_add(0, scores.example % batch.size, (scores.nats * weight[scores.example]).double())
-
-
 def held_out_bits(denoiser: Any, process: Masking, source: Source, rounds: int) -> list[float]:
-    """Bits per token of every example of a finite source, each the mean over `rounds` pairs of states."""
+    """Bits per token of every example of a finite source, each from `rounds` stratified pairs of states."""
     assert source.num_examples is not None
     denoiser.eval()
-    bits = []
+    bound, key, bits = ContinuousNELBO(process), Key(0, "mdlm"), []
     for ids in torch.arange(source.num_examples).split(EVALUATED_AT_ONCE):
         batch = source.examples(ids)
-        drawn = [nats_of(denoiser, process, batch, Key(0, "mdlm").fold(str(r))) for r in range(rounds)]
-        bits += (torch.stack(drawn).mean(0) / batch.x.shape[1] / math.log(2)).tolist()
+        nats = bound.of_examples(denoiser, batch, key, rounds)
+        bits += (nats / batch.free_counts() / math.log(2)).tolist()
     return bits
 
 
@@ -185,13 +170,12 @@ class Bench:
     def source(self, seed: int) -> TextFile:
         return TextFile(self.settings.text, length=self.settings.length, seed=seed)
 
-    def run(self, side: str, seed: int, rate: float, dropout: float, seconds: float) -> Trained:
+    def run(self, side: str, seed: int, rate: float, dropout: float, settings: Settings) -> Trained:
         """Trains and scores one network, or reads what an earlier call has kept."""
-        settings = replace(self.settings, seconds=seconds)
         if side == "ours":
             settings = replace(settings, batch=settings.batch * self._doubled(side), states=2)
         wanted = {"side": side, "seed": seed, "rate": rate, "dropout": dropout, **asdict(settings)}
-        kept = self.out and self.out / f"{side}-{settings.batch}-{seed}-{rate:g}-{dropout:g}-{seconds:g}s.json"
+        kept = self.out and self.out / f"{side}-{settings.batch}-{seed}-{rate:g}-{dropout:g}-{settings.seconds:g}s.json"
         if kept and kept.exists():
             saved = json.loads(kept.read_text())
             if saved["settings"] == wanted:
@@ -212,9 +196,10 @@ class Bench:
     def choose(self, side: str, seed: int) -> tuple[float, float]:
         """Rate and drop-out of the lowest held-out bits in short runs of one seed."""
         tried: dict[tuple[float, float], float] = {}
+        short = replace(self.settings, seconds=self.search_seconds, rounds=1)
 
         def attempt(rate: float, dropout: float) -> None:
-            trained = self.run(side, seed, rate, dropout, self.search_seconds)
+            trained = self.run(side, seed, rate, dropout, short)
             tried[rate, dropout] = statistics.fmean(trained.bits)
             case = f"{side}, rate {rate:g}, drop-out {dropout:g}, {self.search_seconds:g} s"
             emit(case, "bits per character in a short run", tried[rate, dropout], "bits")
@@ -229,7 +214,7 @@ class Bench:
         return 2 if side == "ours" and self.same_examples else 1
 
     def full(self, side: str, seed: int, choice: tuple[float, float]) -> Trained:
-        trained = self.run(side, seed, *choice, self.settings.seconds)
+        trained = self.run(side, seed, *choice, self.settings)
         mean, error = mean_and_error(trained.bits)
         case = f"{side}, seed {seed}, rate {trained.rate:g}, drop-out {trained.dropout:g}, {trained.seconds:.0f} s"
         emit(case, "bits per character", mean, "bits")

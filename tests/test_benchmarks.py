@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from onpath.data.source import Source
 from onpath.processes.masking import Masking
-from onpath.rng import Key
 from onpath.schedules import LinearSchedule
-from onpath.types import Batch
+from onpath.types import Batch, Spec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no package
 
@@ -27,33 +29,44 @@ CHECKOUT = os.environ.get("MDLM_CHECKOUT", "")
 needs_peer = pytest.mark.skipif(not CHECKOUT, reason="MDLM_CHECKOUT names no checkout of kuleshov-group/mdlm")
 
 
-class Fixed:
+class Fixed(torch.nn.Module):
     """A network that gives the same log-probabilities to every position."""
 
     def __init__(self, probabilities: list[float]) -> None:
+        super().__init__()
         self.logits = torch.tensor(probabilities).log()
 
     def encode(self, **cond: Tensor) -> None:
         return None
 
-    def __call__(self, x: Tensor, t: Tensor, memo: None, *, rows: Any = None, readout: Any = None) -> Any:
+    def forward(self, x: Tensor, t: Tensor, memo: None, *, rows: Any = None, readout: Any = None) -> Any:
         return readout(self.logits.expand(len(rows), -1), rows)
 
 
-def batch_of(num_examples: int) -> Batch:
-    ids = torch.arange(num_examples)
-    return Batch.of_tokens((ids[:, None] * 5 + torch.arange(LENGTH) ** 2) % WORDS, ids)
+@dataclass(frozen=True)
+class Texts(Source):
+    """Some fixed tokens."""
+
+    num_examples = 1024
+
+    def spec(self) -> Spec:
+        return Spec(LENGTH, WORDS, WORDS)
+
+    def at_split(self, split: str) -> Source:
+        return self
+
+    def examples(self, ids: Tensor, device: torch.device | str = "cpu") -> Batch:
+        return Batch.of_tokens((ids[:, None] * 5 + torch.arange(LENGTH) ** 2) % WORDS, ids)
 
 
-def test_estimate_of_a_known_network_is_its_likelihood() -> None:
-    batch, process = batch_of(4096), Masking(LinearSchedule(), WORDS)
-    even = mdlm.nats_of(Fixed([1 / WORDS] * WORDS), process, batch, Key(3))
-    assert float(even.mean()) == pytest.approx(LENGTH * math.log(WORDS), rel=1e-3)
+def test_bits_of_a_known_network_are_those_of_its_likelihood() -> None:
+    texts, process = Texts(), Masking(LinearSchedule(), WORDS)
+    even = mdlm.held_out_bits(Fixed([1 / WORDS] * WORDS), process, texts, rounds=4)
+    assert statistics.fmean(even) == pytest.approx(math.log2(WORDS), rel=1e-3)
     shares = [0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05]
-    true = -torch.tensor(shares).log()[batch.x].sum(1).double()
-    drawn = torch.stack([mdlm.nats_of(Fixed(shares), process, batch, Key(seed)) for seed in range(4)])
-    error = (drawn.mean(0) - true).std() / math.sqrt(batch.size)
-    assert abs(float((drawn.mean(0) - true).mean())) < 4 * float(error)
+    true = -torch.tensor(shares).log2()[texts.examples(torch.arange(1024)).x].mean(1).double()
+    drawn = torch.tensor(mdlm.held_out_bits(Fixed(shares), process, texts, rounds=4))
+    assert abs(float((drawn - true).mean())) < 4 * float((drawn - true).std()) / math.sqrt(len(true))
 
 
 def test_mean_and_its_standard_error() -> None:
@@ -121,11 +134,11 @@ def test_mdlms_loss_is_weighed_as_ours() -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "n_blocks": 1, "n_heads": 2, "length": LENGTH}
     diffusion = peer.build(peer.load(CHECKOUT), sizes, WORDS, dropout=0.0)
-    x = batch_of(4096).x
+    x = Texts().examples(torch.arange(4096)).x
     assert float(diffusion._loss(x, torch.ones_like(x)).loss) == pytest.approx(math.log(WORDS), rel=0.05)
     process = Masking(LinearSchedule(), WORDS)
-    nats = mdlm.nats_of(peer.PeerDenoiser(diffusion), process, batch_of(4096), Key(0))
-    assert float(nats.mean()) == pytest.approx(LENGTH * math.log(WORDS), rel=1e-3)
+    bits = mdlm.held_out_bits(peer.PeerDenoiser(diffusion), process, Texts(), rounds=2)
+    assert statistics.fmean(bits) == pytest.approx(math.log2(WORDS), rel=1e-3)
     assert {"utils", "models", "diffusion"}.isdisjoint(sys.modules)  # its names are of nobody else's concern
 
 
@@ -136,7 +149,7 @@ def test_mdlms_log_probabilities_are_carried_over_and_never_of_the_mask() -> Non
     sizes = {"hidden_size": 16, "n_blocks": 1, "n_heads": 2, "length": LENGTH}
     denoiser = peer.PeerDenoiser(peer.build(peer.load(CHECKOUT), sizes, WORDS)).eval()
     torch.nn.init.normal_(denoiser.diffusion.backbone.output_layer.linear.weight)
-    x = batch_of(2).x.clone()
+    x = Texts().examples(torch.arange(2)).x
     x[:, ::2] = WORDS
     words = denoiser(x, torch.ones(2), None).exp()
     assert words.shape == (2, LENGTH, WORDS)
