@@ -1,67 +1,89 @@
-"""Plain text as windows of a fixed length."""
+"""Text files as training examples: windows of plain text, or whole documents packed into rows."""
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from importlib import resources
-from pathlib import Path
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from onpath import rng
+from onpath.data.corpus import Corpus, cache_folder, cached, collected, tokenised
+from onpath.data.rows import Cutting, Rows
 from onpath.data.source import TextSource
+from onpath.data.text_files import TextPlace, place_of
 from onpath.data.tokenizers import Characters, Tokenizer
 from onpath.types import Batch, Spec
 
 Split = Literal["train", "validation", "test"]
-_SHIPPED = "onpath:"
+_IN_MEMORY = 2**26  # bytes of text from which its tokens are kept in the cache
 
 
 @dataclass(frozen=True)
 class TextFile(TextSource):
-    """Windows of a text file: at random places in training, one after the other otherwise.
+    """A text file, or a folder of them, as rows of `length` tokens.
 
-    path: a text file in UTF-8, or .gz of one; `onpath:tinyshakespeare.txt.gz` ships with the package.
-    tokenizer: see ``data.tokenizers``. length: tokens of a window.
-    validation_share: the last part of the text, never trained on.
+    path: .txt or .jsonl in UTF-8, each as .gz too, or a folder of such; `onpath:tinyshakespeare.txt.gz` ships with the
+    package. tokenizer: see ``data.tokenizers``. length: tokens of a row.
+    documents: False makes windows, at random places in training and one after the other else; True packs documents one
+    after the other into rows, each with its end token, and keeps them apart: a row of the epoch is visited once, and
+    a document that reaches over the end of a row goes on in the next as a document of its own.
+    column: of a .jsonl row that holds a document. separator: what stands between the documents of a .txt file, such as
+    `<|endoftext|>`; without one a file is a document.
+    validation_share: the last part of the text, whole documents where there are several, never trained on; `test` is
+    the same part. validation_path: files to validate on instead.
+    begin: whether each row begins with the tokenizer's begin token, which is given.
+    cache: folder for tokenised text over 64 MiB, or with any size where it is set; else ONPATH_CACHE, ~/.cache/onpath.
     """
 
     path: str
     tokenizer: Tokenizer = Characters()
     length: int = 128
+    documents: bool = False
+    column: str = "text"
+    separator: str = ""
     validation_share: float = 0.1
+    validation_path: str | None = None
+    begin: bool = False
+    cache: str = ""
     seed: int = 0
     split: Split = "train"
 
-    @cached_property
-    def _text(self) -> str:
-        name = self.path.removeprefix(_SHIPPED)
-        place = resources.files("onpath.data") / name if name != self.path else Path(self.path)
-        raw = place.read_bytes()
-        return (gzip.decompress(raw) if name.endswith(".gz") else raw).decode()
+    def __post_init__(self) -> None:
+        _ = self._cutting
+
+    @property
+    def _cutting(self) -> Cutting:
+        return Cutting(self.length, self.documents, self.begin, self.validation_share, self.seed, self.split)
 
     @cached_property
     def codec(self) -> Tokenizer:
-        if self.tokenizer == Characters():
-            return Characters("".join(sorted(set(self._text))))
+        if isinstance(self.tokenizer, Characters) and not self.tokenizer.alphabet:
+            places = [self._place(path) for path in (self.path, self.validation_path) if path is not None]
+            return replace(self.tokenizer, alphabet="".join(sorted(set().union(*map(_characters, places)))))
         return self.tokenizer
 
     @cached_property
+    def _rows(self) -> Rows:
+        """The rows of this split."""
+        other = self.validation_path if self.split != "train" else None
+        path = self.path if other is None else other
+        self._cutting.require(self.codec)
+        corpus = _corpus(self._place(path), self.codec, self.cache)
+        return self._cutting.rows(corpus, self.codec, path, apart=self.validation_path is not None)
+
+    @property
     def tokens(self) -> Int64[Tensor, "T"]:
-        """The tokens of this split, one after the other."""
-        ids = torch.tensor(self.codec.encode(self._text))
-        cut = round(len(ids) * (1.0 - self.validation_share))
-        return ids[:cut] if self.split == "train" else ids[cut:]
+        """The tokens of this split, one after the other, all of them in memory."""
+        rows = self._rows
+        return rows.corpus.take(torch.arange(rows.start, rows.stop))
 
     @property
     def num_examples(self) -> int:
-        return len(self.tokens) // self.length
+        return self._rows.num_rows
 
     def settled(self) -> Mapping[str, Any]:
         return {"tokenizer": {"alphabet": self.codec.alphabet}} if isinstance(self.codec, Characters) else {}
@@ -73,10 +95,26 @@ class TextFile(TextSource):
     def at_split(self, split: str) -> TextFile:
         return replace(self, split=split)
 
+    def framed(self, prompt: str) -> list[int]:
+        begin = [self.codec.begin_id] if self.begin and self.codec.begin_id is not None else []
+        return begin + super().framed(prompt)
+
     def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
-        if self.split == "train":
-            last = len(self.tokens) - self.length
-            start = rng.integers(rng.Key(self.seed, "text"), ids, (), last + 1)
-        else:
-            start = ids * self.length
-        return Batch.of_tokens(self.tokens[start[:, None] + torch.arange(self.length)].to(device), ids)
+        return self._rows.batch(ids, device)
+
+    def _place(self, path: str) -> TextPlace:
+        return place_of(path, self.column, self.separator)
+
+
+@lru_cache(maxsize=4)
+def _characters(place: TextPlace) -> frozenset[str]:
+    return frozenset().union(*(set(passage.text) for passage in place.passages()))
+
+
+@lru_cache(maxsize=4)
+def _corpus(place: TextPlace, codec: Tokenizer, cache: str) -> Corpus:
+    """The tokens of these files, in memory where they are few."""
+    if not cache and place.num_bytes < _IN_MEMORY:
+        return collected(tokenised(place.passages(), codec), codec.num_words)
+    made_from = {"files": place.files, "column": place.column, "separator": place.separator, "codec": codec.identity}
+    return cached(cache_folder(cache), made_from, lambda: tokenised(place.passages(), codec), codec.num_words)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from onpath.models.pretrained import extra
 
 MASK_SIGN = "▒"
 """How [MASK] is shown where people read it."""
+END_SIGN = "␃"
+"""How an end token of our own is shown where people read it."""
 
 
 class Tokenizer(ABC):
@@ -30,34 +38,64 @@ class Tokenizer(ABC):
         return None
 
     @property
+    def begin_id(self) -> int | None:
+        """The id that may stand before a text: that of the end, unless the tokenizer has one of its own."""
+        return self.end_id
+
+    @property
     def pad_id(self) -> int:
-        """The id at padded positions, which nothing reads."""
-        return 0
+        """The id at padded positions, which nothing reads: that of the end, unless the tokenizer has one of its own."""
+        return 0 if self.end_id is None else self.end_id
+
+    @property
+    def identity(self) -> str:
+        """What the ids of a text depend on: equal for tokenizers that write every text in the same ids."""
+        return repr(self)
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without any that frame it; ValueError where it cannot be written with these words."""
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+        return [self.encode(text) for text in texts]
+
     @abstractmethod
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each id by itself, `MASK_SIGN` for [MASK]."""
+        """What each id adds to the text, `MASK_SIGN` for [MASK]; together they read like the text.
+
+        A character that takes several ids stands at the last of them.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids together."""
-        return "".join(self.pieces(ids))
+        """The text of the ids together; an end token adds nothing to it."""
+        return "".join(self.pieces([i for i in ids if i != self.end_id]))
+
+    def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int]:
+        """The ids of a conversation, framed as the tokenizer's model was trained to read it.
+
+        messages: {"role", "content"} each. add_generation_prompt: append what opens the answer.
+        ValueError for a tokenizer without a chat template.
+        """
+        raise ValueError(
+            f"tokenizer: {type(self).__name__} has no chat template, which `messages` need; take kind: huggingface "
+            "with the tokenizer of a chat model, or columns of prompts and responses"
+        )
 
 
 @dataclass(frozen=True)
 class Characters(Tokenizer):
     """One id for each character of `alphabet`, in its order.
 
-    alphabet: different characters; empty lets the source take those of its training text, in the order of Unicode.
+    alphabet: different characters; empty lets the source take those of its text, in the order of Unicode.
+    end: whether there is an end token behind them, which pairs and packed documents need.
 
     >>> Characters("abc").encode("cab")
     [2, 0, 1]
     """
 
     alphabet: str = ""
+    end: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.alphabet)) < len(self.alphabet):
@@ -66,7 +104,11 @@ class Characters(Tokenizer):
 
     @property
     def num_words(self) -> int:
-        return len(self.alphabet)
+        return len(self.alphabet) + self.end
+
+    @property
+    def end_id(self) -> int | None:
+        return len(self.alphabet) if self.end else None
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -82,4 +124,211 @@ class Characters(Tokenizer):
             ) from error
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [self.alphabet[i] if i < len(self.alphabet) else MASK_SIGN for i in ids]
+        signs = (*self.alphabet, END_SIGN) if self.end else tuple(self.alphabet)
+        return [signs[i] if i < len(signs) else MASK_SIGN for i in ids]
+
+
+@dataclass(frozen=True)
+class Bytes(Tokenizer):
+    """One id for each byte of the text in UTF-8: any text, in any language, in 256 words.
+
+    end: whether there is an end token behind them, which pairs and packed documents need.
+
+    >>> Bytes().encode("né")
+    [110, 195, 169]
+    >>> Bytes().pieces([110, 195, 169])
+    ['n', '', 'é']
+    """
+
+    end: bool = False
+
+    @property
+    def num_words(self) -> int:
+        return 256 + self.end
+
+    @property
+    def end_id(self) -> int | None:
+        return 256 if self.end else None
+
+    def encode(self, text: str) -> list[int]:
+        # a lone half of a surrogate pair, which JSON can hold, is no character
+        return list(text.encode("utf-8", errors="replace"))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        found: list[str] = []
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for i in ids:
+            if i < 256:
+                found.append(decoder.decode(bytes([i])))
+                continue
+            if broken := decoder.decode(b"", final=True):  # a character that something else interrupts
+                found[-1] += broken
+            decoder.reset()
+            found.append(END_SIGN if i == self.end_id else MASK_SIGN)
+        if found and (broken := decoder.decode(b"", final=True)):
+            found[-1] += broken
+        return found
+
+
+@dataclass(frozen=True)
+class HuggingFaceTokenizer(Tokenizer):
+    """The tokenizer of a trained model.
+
+    name: a folder with one, a tokenizer.json, or a name on the Hugging Face hub. mask_token, end_token: the text of
+    tokens of the vocabulary to take in place of the tokenizer's own, such as LLaDA's `<|mdm_mask|>`.
+    [MASK] is the tokenizer's own mask token, or the id behind its vocabulary; the end token is its `eos`, or `sep`.
+    Text is text: what looks like a special token in it is written in ordinary ones (a chat template excepted).
+    ValueError where there is none of that name, and without transformers: pip install "onpath[text]".
+    """
+
+    name: str
+    mask_token: str = ""
+    end_token: str = ""
+
+    @cached_property
+    def _hf(self) -> Any:
+        return _loaded(self.name)
+
+    @cached_property
+    def num_words(self) -> int:
+        # ids may have holes, so that the last of them lies behind the number of tokens
+        return 1 + max(len(self._hf) - 1, *self._hf.get_vocab().values())
+
+    @cached_property
+    def mask_id(self) -> int:
+        own = self._named("mask_token") if self.mask_token else self._hf.mask_token_id
+        return self.num_words if own is None else own
+
+    @cached_property
+    def end_id(self) -> int | None:
+        if self.end_token:
+            return self._named("end_token")
+        return _first(self._hf.eos_token_id, self._hf.sep_token_id)
+
+    @cached_property
+    def begin_id(self) -> int | None:
+        return _first(self._hf.bos_token_id, self._hf.cls_token_id, self.end_id)
+
+    @cached_property
+    def pad_id(self) -> int:
+        return _first(self._hf.pad_token_id, self.end_id) or 0
+
+    @cached_property
+    def identity(self) -> str:
+        whole = self._hf.backend_tokenizer.to_str() if self._hf.is_fast else repr(sorted(self._hf.get_vocab().items()))
+        digest = hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
+        return f"huggingface {digest} mask {self.mask_id} end {self.end_id}"
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        found = self._hf(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return [list(ids) for ids in found["input_ids"]]
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        found: list[str] = []
+        known: list[int] = []  # the tokens before, whose company decides on blanks
+        open_from = 0  # where in `known` a character began that has not ended
+        for i in ids:
+            if i == self.mask_id or i >= self.num_words:
+                found.append(MASK_SIGN)
+                continue
+            known.append(i)
+            start = max(0, open_from - 1)
+            text = self._text(known[start:])[len(self._text(known[start:open_from])) :]
+            if text.endswith("�") and len(known) - open_from < 4:  # part of a character
+                found.append("")
+                continue
+            found.append(text)
+            open_from = len(known)
+        if open_from < len(known):
+            start = max(0, open_from - 1)
+            found[-1] += self._text(known[start:])[len(self._text(known[start:open_from])) :]
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        kept = [i for i in ids if i != self.end_id]
+        masked = any(i == self.mask_id or i >= self.num_words for i in kept)
+        return "".join(self.pieces(kept)) if masked else self._text(kept)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int]:
+        if not self._hf.chat_template:
+            raise ValueError(
+                f"tokenizer: {self.name} has no chat template, which `messages` need; take the tokenizer of a chat "
+                "model (often the one whose name ends in Instruct), or columns of prompts and responses"
+            )
+        try:
+            return list(
+                self._hf.apply_chat_template(
+                    [dict(message) for message in messages],
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=True,
+                    return_dict=False,
+                )
+            )
+        except Exception as error:  # a template is a program, and says no in its own ways
+            raise ValueError(
+                f"tokenizer: the chat template of {self.name} refuses the conversation ({error}); mostly the roles "
+                "must be user and assistant in turn, a system message first"
+            ) from error
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self._hf.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _named(self, field: str) -> int:
+        token = getattr(self, field)
+        found = self._hf.get_vocab().get(token)
+        if found is None:
+            special = ", ".join(sorted(map(str, self._hf.all_special_tokens)))
+            raise ValueError(
+                f"huggingface: {field} is {token!r}, which is not in the vocabulary of {self.name}; allowed is any of "
+                f"its tokens, special ones are {special or 'none'}; correct it, or leave it out"
+            )
+        return found
+
+
+def _first(*ids: int | None) -> int | None:
+    return next((i for i in ids if i is not None), None)
+
+
+def _loaded(name: str) -> Any:
+    """The tokenizer of that name; ValueError with what to do where there is none."""
+    transformers = extra("transformers")
+    path = Path(name)
+    try:
+        if path.is_file():
+            return _from_file(path, transformers)
+        return transformers.AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the hub, the network and each format have exceptions of their own
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        here = "the folder holds none that can be read" if path.is_dir() else f"there is no such folder in {Path.cwd()}"
+        raise ValueError(
+            f"huggingface: name is {name!r}, and no tokenizer comes of it: {here} ({reason}); allowed are a folder "
+            "with a tokenizer.json, that file itself, or a name on the Hugging Face hub, which the network or its "
+            "cache must hold; check the spelling, or download it first (hf download NAME)"
+        ) from error
+
+
+def _from_file(path: Path, transformers: Any) -> Any:
+    """A tokenizer.json alone, with the roles of its special tokens by their usual names."""
+    beside = path.parent / "tokenizer_config.json"
+    if beside.is_file() and path.name == "tokenizer.json":
+        return transformers.AutoTokenizer.from_pretrained(str(path.parent))
+    made = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
+    vocab = made.get_vocab()
+    roles = {role: next((t for t in tokens if t in vocab), None) for role, tokens in _USUAL.items()}
+    made.add_special_tokens({role: token for role, token in roles.items() if token is not None})
+    return made
+
+
+_USUAL: Mapping[str, Iterable[str]] = {
+    "mask_token": ("[MASK]", "<mask>", "<|mask|>"),
+    "eos_token": ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>"),
+    "bos_token": ("<s>", "<bos>"),
+    "sep_token": ("[SEP]",),
+    "cls_token": ("[CLS]",),
+    "pad_token": ("[PAD]", "<pad>"),
+}

@@ -1,0 +1,176 @@
+"""Tokenised text: one long array and where its documents end, in memory, or laid down once in a cache on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from onpath.data.text_files import Passage
+from onpath.data.tokenizers import Tokenizer
+
+_FORMAT = 1
+_TOGETHER = 2**20  # characters that are tokenised together
+_MANIFEST, _TOKENS, _OFFSETS = "manifest.json", "tokens.bin", "offsets.npy"
+
+Documents = Iterable[tuple[Sequence[int], bool]]
+"""Tokens in order, piece by piece, and whether a document ends behind each piece."""
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """T tokens of D documents, one after the other.
+
+    tokens: (T,) uint16, or uint32 for vocabularies over 65,536 words; memory-mapped where it lies in a cache.
+    offsets: (D + 1,) int64, document d is tokens[offsets[d] : offsets[d + 1]].
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, places: Int64[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
+        """The tokens at these places, which may lie anywhere."""
+        return torch.from_numpy(self.tokens[places.numpy()].astype(np.int64))
+
+
+def tokenised(passages: Iterable[Passage], codec: Tokenizer) -> Documents:
+    """The tokens of passages, about a million characters at a time; documents end with the end token where there is
+    one. ValueError with file and line where a text cannot be written in these tokens."""
+    end = () if codec.end_id is None else (codec.end_id,)
+    for group in _grouped(passages):
+        try:
+            encoded = codec.encode_many([passage.text for passage in group])
+        except ValueError as error:
+            raise ValueError(f"{_where(group, codec)}: {error}") from error
+        for passage, ids in zip(group, encoded, strict=True):
+            if codec.mask_id in ids:
+                raise ValueError(
+                    f"{passage.file}, line {passage.line}: the text holds the tokenizer's [MASK], which must never "
+                    "stand in a text; leave it out, or name another token in tokenizer.mask_token"
+                )
+            yield (ids, False)
+            if passage.ends:
+                yield (end, True)
+
+
+def _grouped(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
+    group: list[Passage] = []
+    size = 0
+    for passage in passages:
+        group.append(passage)
+        size += len(passage.text)
+        if size >= _TOGETHER:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _where(group: Sequence[Passage], codec: Tokenizer) -> str:
+    """The file and line of the first text that cannot be encoded."""
+    for passage in group:
+        for number, text in enumerate(passage.text.split("\n")):
+            try:
+                codec.encode(text + "\n" if "\n" in passage.text else text)
+            except ValueError:
+                return f"{passage.file}, line {passage.line + (0 if passage.file.endswith('l') else number)}"
+    return group[0].file
+
+
+def collected(documents: Documents, num_words: int) -> Corpus:
+    """A corpus in memory."""
+    kind = _dtype(num_words)
+    parts = [np.zeros(0, kind)]
+    offsets, total = array("q", [0]), 0
+    for ids, ends in documents:
+        parts.append(np.asarray(ids, dtype=kind))
+        total += len(ids)
+        if ends:
+            offsets.append(total)
+    return Corpus(np.concatenate(parts), np.array(offsets))
+
+
+def cached(folder: Path, made_from: Mapping[str, Any], documents: Callable[[], Documents], num_words: int) -> Corpus:
+    """The corpus that the cache in `folder` holds under `made_from`, laid down first where it holds none.
+
+    made_from: all that its tokens depend on, as JSON. Of several processes one writes and the others wait for it. What
+    is torn, or was made from something else, is written anew; a place is whole or not there, for it is renamed last.
+    """
+    from filelock import FileLock
+
+    told = json.loads(json.dumps(made_from))
+    key = hashlib.blake2b(json.dumps([_FORMAT, told], sort_keys=True).encode(), digest_size=12).hexdigest()
+    place = folder / key
+    found = _opened(place, told)
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{key}.lock"):
+        found = _opened(place, told)
+        if found is None:
+            _write(place, told, documents(), _dtype(num_words))
+            found = _opened(place, told)
+    assert found is not None
+    return found
+
+
+def cache_folder(folder: str = "") -> Path:
+    """Where tokenised text is kept: the folder given, that of ONPATH_CACHE, or ~/.cache/onpath."""
+    return Path(folder or os.environ.get("ONPATH_CACHE", "") or "~/.cache/onpath").expanduser()
+
+
+def _dtype(num_words: int) -> np.dtype:
+    return np.dtype(np.uint16 if num_words <= 2**16 else np.uint32)
+
+
+def _opened(place: Path, made_from: Mapping[str, Any]) -> Corpus | None:
+    """What lies there, None unless it is whole and made from that."""
+    try:
+        manifest = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
+        num_tokens, dtype = manifest["num_tokens"], np.dtype(manifest["dtype"])
+        offsets = np.load(place / _OFFSETS, mmap_mode="r")
+        whole = (place / _TOKENS).stat().st_size == num_tokens * dtype.itemsize
+        if manifest["made_from"] != made_from or not whole or offsets[-1] != num_tokens:
+            return None
+        tokens = np.memmap(place / _TOKENS, dtype, "r") if num_tokens else np.zeros(0, dtype)
+        return Corpus(tokens, offsets)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError):
+        return None
+
+
+def _write(place: Path, made_from: Mapping[str, Any], documents: Documents, dtype: np.dtype) -> None:
+    aside = place.with_name(f"{place.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        offsets, total = array("q", [0]), 0
+        with (aside / _TOKENS).open("wb") as file:
+            for ids, ends in documents:
+                file.write(np.asarray(ids, dtype=dtype).tobytes())
+                total += len(ids)
+                if ends:
+                    offsets.append(total)
+            file.flush()
+            os.fsync(file.fileno())
+        np.save(aside / _OFFSETS, np.array(offsets))
+        told = {"made_from": made_from, "num_tokens": total, "num_documents": len(offsets) - 1, "dtype": dtype.name}
+        (aside / _MANIFEST).write_text(json.dumps(told, indent=1), encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)
+        aside.rename(place)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
