@@ -17,9 +17,10 @@ SPEC = Spec(length=10, num_words=4, mask_id=4, cond={"image": (7, 6, 3), "direct
 TOKEN_SPEC = Spec(length=10, num_words=4, mask_id=4)
 
 
-def fresh(name: str) -> Any:
+def fresh(name: str, mask_logit: bool = False) -> Any:
     """A network of either table at its start."""
-    return DENOISERS[name](SPEC) if name in DENOISERS else TOKEN_DENOISERS[name](TOKEN_SPEC)
+    make, spec = (DENOISERS[name], SPEC) if name in DENOISERS else (TOKEN_DENOISERS[name], TOKEN_SPEC)
+    return make(replace(spec, mask_logit=mask_logit))
 
 
 def examples(name: str, size: int, seed: int = 0, padding: bool = False) -> Batch:
@@ -28,10 +29,10 @@ def examples(name: str, size: int, seed: int = 0, padding: bool = False) -> Batc
     return batch if name in DENOISERS else replace(batch, cond={})
 
 
-def planner(name: str, seed: int = 0) -> Any:
+def planner(name: str, seed: int = 0, mask_logit: bool = False) -> Any:
     """A network away from its start, where all outputs would be equal."""
     torch.manual_seed(seed)
-    network = fresh(name)
+    network = fresh(name, mask_logit)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -17,6 +17,7 @@ from onpath.models.transformer import TokenTransformer
 from onpath.objectives.base import Objective
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
+from onpath.objectives.penalties import MaskingPenalties
 from onpath.processes.base import Process
 from onpath.processes.masking import Masking
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
@@ -155,6 +156,8 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "trajectory nelbo, all steps": partial(TrajectoryNELBO, grid=UniformGrid(3), steps_per_example=0),
     "trajectory nelbo, counts": partial(TrajectoryNELBO, grid=EvenGrid(4), steps_per_example=2, fixed_counts=True),
     "masked cross-entropy": MaskedCrossEntropy,
+    "masking penalties": partial(MaskingPenalties, num_words=5),
+    "masking penalties, smooth": partial(MaskingPenalties, num_words=5, weights="smooth", floor=0.1),
     "masked cross-entropy, coins": partial(MaskedCrossEntropy, exact=False, low=LinearRamp(0.2, 0.0, 10)),
 }
 

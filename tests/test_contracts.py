@@ -184,8 +184,13 @@ def ragged(size: int = 8) -> Batch:
     return Batch.of_tokens(x, torch.arange(50, 50 + size), given=given, padding=padding, cond={"c": torch.arange(size)})
 
 
+def network_for(make: Any) -> HashDenoiser:
+    """A table with a logit for [MASK] where the objective asks for one."""
+    return HashDenoiser(WORDS, with_mask=make(PROCESS).predicts_mask)
+
+
 def evaluate(make: Any, batch: Batch, network: Any = None, key: Key = KEY, step: int = 3) -> Loss:
-    return make(PROCESS)(Nets(HashDenoiser(WORDS) if network is None else network), batch, key, step)
+    return make(PROCESS)(Nets(network_for(make) if network is None else network), batch, key, step)
 
 
 @every_objective
@@ -204,15 +209,18 @@ def test_same_key_same_loss_and_nothing_is_changed(make: Any) -> None:
 
 @every_objective
 def test_the_head_sees_masked_free_positions_only(make: Any) -> None:
-    batch, network = ragged(), HashDenoiser(WORDS)
+    batch, network = ragged(), network_for(make)
     evaluate(make, batch, network)
     for x, t, rows in network.forwards:
         copies = len(x) // batch.size
         free = batch.free().repeat(copies, 1)
-        masked = (x == MASK).flatten().nonzero()[:, 0]
-        assert torch.equal(rows, masked)
         assert not (x == MASK)[~free].any()
-        assert torch.equal(x[x != MASK], batch.x.repeat(copies, 1)[x != MASK])
+        if make(PROCESS).predicts_mask:  # which scores right and wrong words too
+            assert torch.equal(rows, free.flatten().nonzero()[:, 0])
+            assert torch.equal(x[~free], batch.x.repeat(copies, 1)[~free])
+        else:
+            assert torch.equal(rows, (x == MASK).flatten().nonzero()[:, 0])
+            assert torch.equal(x[x != MASK], batch.x.repeat(copies, 1)[x != MASK])
         share = (x == MASK).sum(1) / free.sum(1).clamp_min(1)
         torch.testing.assert_close(t, share.float())
 
@@ -241,10 +249,10 @@ def test_a_row_with_nothing_to_score_adds_nothing(make: Any) -> None:
 
 @every_objective
 def test_gradient_reaches_the_mask_inputs_and_the_head(make: Any) -> None:
-    network = planner("plan_mlp")
-    batch = plans(16)
-    loss = make(Masking(LinearSchedule(), SPEC.mask_id))(Nets(network), batch, KEY, 0)
-    loss.mean.backward()
+    predicts = make(PROCESS).predicts_mask
+    network = planner("plan_mlp", mask_logit=predicts)
+    made = make(Masking(LinearSchedule(), SPEC.mask_id), **({"num_words": SPEC.num_words} if predicts else {}))
+    made(Nets(network), plans(16), KEY, 0).mean.backward()
     by_token = network.read_plan.weight.grad.view(-1, SPEC.length, SPEC.num_words + 1).abs().sum((0, 1))
     assert float(by_token[SPEC.mask_id]) > 0 and float(by_token[:-1].sum()) > 0
     assert float(network.head.weight.grad.abs().sum()) > 0
@@ -258,7 +266,7 @@ def test_condition_dropout_by_example(make: Any) -> None:
             return super().encode(**cond)
 
     def drops(probability: float, batch: Batch) -> torch.Tensor | None:
-        network = Spy(WORDS)
+        network = Spy(WORDS, with_mask=make(PROCESS).predicts_mask)
         evaluate(partial(make, condition_dropout=probability), batch, network)
         return network.cond.get("drop")
 
@@ -271,7 +279,7 @@ def test_condition_dropout_by_example(make: Any) -> None:
 
 @every_objective
 def test_dropout_hides_the_prompt_where_there_is_no_condition(make: Any) -> None:
-    batch, network = dataclasses.replace(ragged(), cond={}), HashDenoiser(WORDS)
+    batch, network = dataclasses.replace(ragged(), cond={}), network_for(make)
     evaluate(partial(make, condition_dropout=1.0), batch, network)
     x, _, rows = network.forwards[0]
     copies = len(x) // batch.size
@@ -282,8 +290,9 @@ def test_dropout_hides_the_prompt_where_there_is_no_condition(make: Any) -> None
 
 @every_objective
 def test_a_logit_for_mask_is_no_part_of_the_distribution(make: Any) -> None:
-    plain = HashDenoiser(WORDS)
-    extra = HashDenoiser(WORDS)
+    if make(PROCESS).predicts_mask:
+        pytest.skip("it asks for [MASK]")
+    plain, extra = HashDenoiser(WORDS), HashDenoiser(WORDS)
     extra.table = torch.cat([plain.table, torch.full_like(plain.table[:, :1], 7.0)], 1)
     one, two = evaluate(make, ragged(), plain), evaluate(make, ragged(), extra)
     torch.testing.assert_close(one.numerator, two.numerator)

@@ -131,7 +131,9 @@ def _states(config: RunConfig, spec: Spec | None = None) -> dict[str, Any]:
     spec = spec or source.spec()
     process = Masking(config.schedule.make(), spec.mask_id)
     grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make(end_id=source.end_id))
-    objective = config.objective.make(process=process, grid=grid, fixed_counts=sampler.fixed_counts)
+    objective = config.objective.make(
+        process=process, grid=grid, fixed_counts=sampler.fixed_counts, num_words=spec.num_words
+    )
     spec = replace(spec, mask_logit=objective.predicts_mask)
     return {
         "source": source,

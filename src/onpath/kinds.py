@@ -7,9 +7,11 @@ from typing import Literal
 
 import torch.nn as nn
 
+from onpath.data.hub_text import HubText
+from onpath.data.pairs import TextPairs
 from onpath.data.source import Source, TextSource
 from onpath.data.text import TextFile
-from onpath.data.tokenizers import Characters, Tokenizer
+from onpath.data.tokenizers import Bytes, Characters, HuggingFaceTokenizer, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.evaluation.plans import PlanEvaluation
 from onpath.evaluation.settings import Evaluation
@@ -20,6 +22,7 @@ from onpath.models.transformer import TokenTransformer
 from onpath.objectives.base import Objective
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
+from onpath.objectives.penalties import MaskingPenalties
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
@@ -54,8 +57,14 @@ FAMILIES: dict[type, dict[str, type]] = {
         "shifted": ShiftedSchedule,
     },
     Ramp: {"constant": Constant, "linear": LinearRamp, "cosine": CosineRamp, "piecewise": Piecewise},
-    Source: {"fourrooms": FourRoomsExpert, "trajectories": TrajectoryFile, "text": TextFile},
-    Tokenizer: {"characters": Characters},
+    Source: {
+        "fourrooms": FourRoomsExpert,
+        "trajectories": TrajectoryFile,
+        "text": TextFile,
+        "hub_text": HubText,
+        "pairs": TextPairs,
+    },
+    Tokenizer: {"characters": Characters, "bytes": Bytes, "huggingface": HuggingFaceTokenizer},
     nn.Module: {
         "plan_mlp": PlanMLP,
         "plan_transformer": PlanTransformer,
@@ -68,6 +77,7 @@ FAMILIES: dict[type, dict[str, type]] = {
         "nelbo": ContinuousNELBO,
         "trajectory_nelbo": TrajectoryNELBO,
         "masked_cross_entropy": MaskedCrossEntropy,
+        "masking_penalties": MaskingPenalties,
     },
     Sampler: {"unmasking": Unmasking},
     Count: {
@@ -92,7 +102,7 @@ FAMILIES: dict[type, dict[str, type]] = {
 WIRED: dict[type, frozenset[str]] = {
     Source: frozenset({"seed", "split"}),
     nn.Module: frozenset({"spec"}),
-    Objective: frozenset({"process", "grid", "fixed_counts"}),
+    Objective: frozenset({"process", "grid", "fixed_counts", "num_words"}),
     Sampler: frozenset({"end_id"}),
 }
 """Constructor parameters that the run fills in and no config sets, by family: one schedule, process, grid and seed for

@@ -61,7 +61,8 @@ class PlanMLP(nn.Module):
         self.unconditional = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(ResidualMLP(width, hidden) for _ in range(depth))
         self.norm = RMSNorm()
-        self.head = nn.Linear(width, length * num_words)
+        self.num_logits = spec.num_logits
+        self.head = nn.Linear(width, length * self.num_logits)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -111,8 +112,8 @@ class PlanMLP(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         # one matrix product makes the few logits of every position, so rows are chosen afterwards
-        logits = self.head(self.norm(hidden)).view(x.shape[0], self.length, self.num_words)
-        return read_rows(lambda logits: logits, logits, rows, readout, self.num_words)
+        logits = self.head(self.norm(hidden)).view(x.shape[0], self.length, self.num_logits)
+        return read_rows(lambda logits: logits, logits, rows, readout, self.num_logits)
 
 
 class PlanTransformer(nn.Module):
@@ -142,7 +143,7 @@ class PlanTransformer(nn.Module):
                 f"plan_transformer: width is {width} and convs is {convs}; needed are a multiple of 8 (for its "
                 "sines) and 0 or more"
             )
-        self.length, self.num_words, self.patch, self.width = spec.length, spec.num_words, patch, width
+        self.length, self.num_logits, self.patch, self.width = spec.length, spec.num_logits, patch, width
         self.cell = nn.Embedding(NUM_OBJECTS + NUM_COLOURS + NUM_STATES, width // 4)
         self.convs = nn.ModuleList(ResidualConv(width // 4) for _ in range(convs))
         self.patches = nn.Linear(patch * patch * width // 4, width)
@@ -156,7 +157,7 @@ class PlanTransformer(nn.Module):
         self.memory = nn.ModuleList(KeysValues(width, num_heads) for _ in range(depth))
         self.blocks = nn.ModuleList(_PlanBlock(width, num_heads) for _ in range(depth))
         self.norm = RMSNorm()
-        self.head = nn.Linear(width, spec.num_words)
+        self.head = nn.Linear(width, spec.num_logits)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -226,7 +227,7 @@ class PlanTransformer(nn.Module):
             hidden = hidden + self.read_time(t.to(hidden.dtype)[:, None])[:, None]
         for block, pair in zip(self.blocks, memory, strict=True):
             hidden = block(hidden, pair, padding)
-        return read_rows(self.head, self.norm(hidden), rows, readout, self.num_words)
+        return read_rows(self.head, self.norm(hidden), rows, readout, self.num_logits)
 
 
 def _check_sizes(network: str, spec: Spec, **sizes: int) -> None:
