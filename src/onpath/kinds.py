@@ -9,8 +9,6 @@ import torch.nn as nn
 
 from onpath.data.hub_text import HubText
 from onpath.data.pairs import TextPairs
-from onpath.data.hub_text import HubText
-from onpath.data.pairs import TextPairs
 from onpath.data.source import Source, TextSource
 from onpath.data.text import TextFile
 from onpath.data.tokenizers import Bytes, Characters, HuggingFaceTokenizer, Tokenizer
