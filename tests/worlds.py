@@ -127,6 +127,34 @@ class HashDenoiser:
         return read(self.table[(state[:, None] * 13 + position * 101) % len(self.table)], rows, readout)
 
 
+class RelativeDenoiser:
+    """As ``HashDenoiser``, but a row's logits depend on its tokens from the first that is not padding on.
+
+    So a row padded on the left is the same as the row alone. `with_mask` adds a logit for [MASK].
+    """
+
+    def __init__(self, num_words: int, mask_id: int, spread: float = 2.0, with_mask: bool = False) -> None:
+        width = mask_id + 1 if with_mask else num_words
+        self.table = spread * torch.randn(1009, width, generator=torch.Generator().manual_seed(0))
+        self.forwards: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def encode(self, c: Tensor | None = None, drop: Tensor | None = None, padding: Tensor | None = None) -> Any:
+        start = None if padding is None else padding.long().cumprod(1).sum(1)
+        shift = None if c is None else (c if drop is None else torch.where(drop, 500, c))
+        return start, shift, padding
+
+    def __call__(self, x: Tensor, t: Tensor, memo: Any, *, rows: Any = None, readout: Any = None) -> Any:
+        self.forwards.append((x, t, rows))
+        position = torch.arange(x.shape[1]).expand(x.shape)
+        start, shift, padding = (None if m is None else m.repeat(len(x) // len(m), *[1] * (m.dim() - 1)) for m in memo)
+        if start is not None and padding is not None:
+            position, x = (position - start[:, None]) % x.shape[1], x.masked_fill(padding, 0)
+        state = (x * (position * 31 + 7)).sum(-1)
+        if shift is not None:
+            state = state + 17 * shift
+        return read(self.table[(state[:, None] * 13 + position * 101) % len(self.table)], rows, readout)
+
+
 def read(logits: Tensor, rows: Tensor | None, readout: Callable[..., Any] | None) -> Any:
     """What every denoiser does with `rows` and `readout`."""
     if rows is None and readout is None:
@@ -154,6 +182,41 @@ class Chain:
             return 1.0 / comb(masked, revealed) if revealed == min(number, masked) else 0.0
 
         return self._transition(chance)
+
+    def remasked(self, reveal: float, sigma: float) -> Tensor:
+        """(S, S) transition matrix: masked positions are revealed, revealed ones masked, each by a coin of its own."""
+
+        def chance(masked: int, revealed: int, kept: int, again: int) -> float:
+            shown = reveal**revealed * (1 - reveal) ** (masked - revealed)
+            return shown * sigma**again * (1 - sigma) ** kept
+
+        return self._exchange(chance)
+
+    def exchanged(self, reveal: int, again: int) -> Tensor:
+        """(S, S) transition matrix that reveals `reveal` masked positions and masks `again` revealed ones, at random."""
+
+        def chance(masked: int, revealed: int, kept: int, remasked: int) -> float:
+            if revealed != min(reveal, masked) or remasked != min(again, kept + remasked):
+                return 0.0
+            return 1.0 / comb(masked, revealed) / comb(kept + remasked, remasked)
+
+        return self._exchange(chance)
+
+    def _exchange(self, chance: Callable[[int, int, int, int], float]) -> Tensor:
+        states, mask = self.world.states.tolist(), self.world.mask_id
+        matrix = torch.zeros(len(states), len(states), dtype=torch.float64)
+        for i, z in enumerate(states):
+            for j, s in enumerate(states):
+                if any(a != mask and b not in (mask, a) for a, b in zip(z, s, strict=True)):
+                    continue
+                revealed = [p for p, (a, b) in enumerate(zip(z, s, strict=True)) if a == mask and b != mask]
+                again = [p for p, (a, b) in enumerate(zip(z, s, strict=True)) if a != mask and b == mask]
+                kept = len(z) - z.count(mask) - len(again)
+                probability = chance(z.count(mask), len(revealed), kept, len(again))
+                for p in revealed:
+                    probability *= float(self.table[i, p, s[p]])
+                matrix[i, j] = probability
+        return matrix
 
     def _transition(self, chance: Callable[[int, int], float]) -> Tensor:
         states, mask = self.world.states.tolist(), self.world.mask_id
