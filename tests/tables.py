@@ -10,7 +10,11 @@ from functools import partial
 
 import torch.nn as nn
 
+from onpath.data.hub_text import HubText
+from onpath.data.pairs import TextPairs
 from onpath.data.source import Source
+from onpath.data.text import TextFile
+from onpath.data.tokenizers import Bytes, Characters, HuggingFaceTokenizer, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.models.transformer import TokenTransformer
@@ -42,6 +46,7 @@ from onpath.schedules import (
 )
 from onpath.training.optimizers import AdamW, Muon, OptimizerConfig
 from onpath.types import Spec
+from texts import WORDS
 
 SCHEDULES: dict[str, Schedule] = {
     "linear": LinearSchedule(),
@@ -170,6 +175,32 @@ SOURCES: dict[str, Source] = {
     "expert, padded": FourRoomsExpert(padding="zero", length=30),
     "file": TrajectoryFile("plans.npz", validation_share=0.3),
     "file, all images": TrajectoryFile("plans.npz", validation_share=0.3, suffixes=True, rotate=True, reflect=True),
+    "shipped text": TextFile("onpath:tinyshakespeare.txt.gz", length=32),
+    "text": TextFile("text.txt", length=20, validation_share=0.3),
+    "text, begun": TextFile("text.txt", Bytes(end=True), length=20, begin=True),
+    "text, packed": TextFile("texts.jsonl", Characters(end=True), length=32, documents=True),
+    "text, packed and begun": TextFile("texts.jsonl", Bytes(end=True), length=48, documents=True, begin=True),
+    "text, separated": TextFile("text.txt", Bytes(end=True), length=30, separator="\n", validation_path="texts.jsonl"),
+    "text, cached": TextFile("text.txt", Bytes(), length=20, cache="cache"),
+    "hub text": HubText("texts.jsonl", length=24, tokenizer=Bytes(end=True), documents=True, cache="cache"),
+    "hub text, streamed": HubText("texts.jsonl", length=24, streaming=True, max_tokens=900, cache="cache"),
+    "pairs": TextPairs("pairs.jsonl", length=40),
+    "pairs, left": TextPairs("pairs.jsonl", Bytes(end=True), length=40, padding_side="left", begin=True),
+    "pairs, filled": TextPairs("pairs.jsonl", length=40, end="fill"),
+    "pairs, cut": TextPairs("pairs.jsonl", length=20, overflow="cut"),
+}
+
+# tokenizers by name; the files of the last ones are written by the tests that read them
+TOKENIZERS: dict[str, Tokenizer] = {
+    "characters": Characters("".join(sorted(set("".join(WORDS)))) + " "),
+    "characters with end": Characters(" abcdefghijklmnopqrstuvwxyzéï漢字…", end=True),
+    "bytes": Bytes(),
+    "bytes with end": Bytes(end=True),
+    "byte pairs": HuggingFaceTokenizer("byte-pairs"),
+    "byte pairs, chat": HuggingFaceTokenizer("chat"),
+    "byte pairs, marked": HuggingFaceTokenizer("chat", mask_token="<|im_start|>", end_token="<|endoftext|>"),
+    "byte pairs, file": HuggingFaceTokenizer("byte-pairs/tokenizer.json"),
+    "word pieces": HuggingFaceTokenizer("word-pieces"),
 }
 
 OPTIMIZERS: dict[str, OptimizerConfig] = {"adamw": AdamW(weight_decay=0.1), "muon": Muon()}

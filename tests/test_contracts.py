@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ import torch
 import torch.nn as nn
 
 import onpath
+import texts
 from networks import SPEC, close, examples, fresh, noisy, planner, plans
-from onpath.data.source import Source
+from onpath.data.source import Source, TextSource
+from onpath.data.tokenizers import MASK_SIGN, Characters, HuggingFaceTokenizer, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.data.trajectory_files import save
 from onpath.objectives.base import Objective
@@ -41,6 +44,7 @@ from tables import (
     SCHEDULES,
     SOURCES,
     TOKEN_DENOISERS,
+    TOKENIZERS,
 )
 from worlds import HashDenoiser
 
@@ -57,6 +61,7 @@ KINDS: dict[type, dict[str, Any]] = {
     Sampler: SAMPLERS,
     Objective: {name: make(PROCESS) for name, make in OBJECTIVES.items()},
     Source: SOURCES,
+    Tokenizer: TOKENIZERS,
     OptimizerConfig: OPTIMIZERS,
     Process: {name: make(LinearSchedule(), MASK) for name, make in PROCESSES.items()},
 }
@@ -118,16 +123,21 @@ IDS = torch.tensor([7, 0, 3, 1000, 7])
 
 @pytest.fixture(params=SOURCES)
 def source(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
-    """Each source of the table; those that read a file read one of 300 plans of the expert."""
+    """Each source of the table; those that read a file read one of 300 plans of the expert, or of some texts."""
     made = SOURCES[request.param]
-    if not isinstance(made, TrajectoryFile):
-        return made
-    save(tmp_path / made.path, FourRoomsExpert().record(torch.arange(300)))
-    return dataclasses.replace(made, path=str(tmp_path / made.path))
+    if isinstance(made, TrajectoryFile):
+        save(tmp_path / made.path, FourRoomsExpert().record(torch.arange(300)))
+    elif isinstance(made, TextSource):
+        texts.write_all(tmp_path)
+    paths = {"path", "validation_path", "name", "cache"} & {field.name for field in dataclasses.fields(made)}
+    given = {name: getattr(made, name) for name in paths if getattr(made, name)}
+    inside = {name: str(tmp_path / path) for name, path in given.items() if not path.startswith("onpath:")}
+    return dataclasses.replace(made, **inside)
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
-    return [t for t in (batch.x, batch.ids, batch.given, batch.padding, *batch.cond.values()) if t is not None]
+    fields = (batch.x, batch.ids, batch.given, batch.padding, batch.num_free, batch.documents, *batch.cond.values())
+    return [t for t in fields if t is not None]
 
 
 def test_an_example_is_a_function_of_its_id_alone(source: Any) -> None:
@@ -147,6 +157,69 @@ def test_examples_are_as_the_spec_says(source: Any) -> None:
         assert int(batch.x.min()) >= 0 and int(batch.x.max()) < spec.num_words <= spec.mask_id
         assert {name: tuple(value.shape[1:]) for name, value in batch.cond.items()} == dict(spec.cond)
     assert not torch.equal(source.examples(IDS).x, source.at_split("validation").examples(IDS).x)
+
+
+def test_a_run_keeps_what_the_data_decide(source: Any) -> None:
+    settled = {
+        name: dataclasses.replace(getattr(source, name), **part) if isinstance(part, dict) else part
+        for name, part in source.settled().items()
+    }
+    again = dataclasses.replace(source, **settled)
+    assert (again.spec() == source.spec() and not again.settled()) or again.settled() == source.settled()
+
+
+def test_text_can_be_asked_for(source: Any) -> None:
+    if not isinstance(source, TextSource):
+        return
+    request = source.request(["a", "a b[MASK:3]a"], torch.tensor([3, 5]), num_new_tokens=4)
+    free = request.free()
+    assert torch.equal(request.free_counts(), free.sum(1)) and free.sum(1).tolist() == [4, 7]
+    assert bool((request.x[free] == source.codec.mask_id).all())
+    for row, text in ((0, "a"), (1, "a b▒▒▒a")):
+        kept = request.x[row] if request.padding is None else request.x[row][~request.padding[row]]
+        assert source.words(kept.tolist()) == text + "▒" * 4
+
+
+# --- tokenizers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizers")
+    texts.write_byte_pairs(folder / "byte-pairs")
+    texts.write_byte_pairs(folder / "chat", chat=True)
+    texts.write_word_pieces(folder / "word-pieces")
+    return folder
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request: pytest.FixtureRequest, tokenizer_files: Path) -> Tokenizer:
+    made = TOKENIZERS[request.param]
+    if not isinstance(made, HuggingFaceTokenizer):
+        return made
+    return dataclasses.replace(made, name=str(tokenizer_files / made.name))
+
+
+def test_a_tokenizer_writes_text_and_reads_it_again(tokenizer: Tokenizer) -> None:
+    for text in texts.documents(12):
+        if isinstance(tokenizer, Characters):
+            text = "".join(c for c in text if c in tokenizer.alphabet)
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and tokenizer.encode_many([text, text]) == [ids, ids]
+        assert not {tokenizer.mask_id, tokenizer.end_id} & set(ids) and max(ids) < tokenizer.num_words
+        pieces = tokenizer.pieces(ids)
+        assert len(pieces) == len(ids) and "".join(pieces) == text
+
+
+def test_special_tokens_are_apart_and_are_shown(tokenizer: Tokenizer) -> None:
+    mask, end, ids = tokenizer.mask_id, tokenizer.end_id, tokenizer.encode("zeta beta")
+    special = [i for i in (mask, end) if i is not None]
+    assert len(set(special)) == len(special) and 0 <= tokenizer.pad_id < tokenizer.num_words != end
+    assert tokenizer.pieces([mask, *ids, mask])[:: len(ids) + 1] == [MASK_SIGN, MASK_SIGN]
+    assert tokenizer.decode([mask, *ids, mask]).count(MASK_SIGN) == 2
+    if end is not None:
+        assert tokenizer.decode([*ids, end]) == tokenizer.decode(ids)
+        assert tokenizer.pieces([*ids, end])[:-1] == tokenizer.pieces(ids) and tokenizer.pieces([end])[0]
 
 
 # --- optimizers ---------------------------------------------------------------------------------------------------

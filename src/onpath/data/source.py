@@ -14,6 +14,8 @@ from onpath.data.prompts import Canvas, Side, masked_ids, request
 from onpath.data.tokenizers import Tokenizer
 from onpath.types import Batch, Spec
 
+_MOST_EXAMPLES = 4096
+
 
 class Source(ABC):
     """A stateless map from example ids to examples; the same id is the same example in every process and resume."""
@@ -75,6 +77,13 @@ class TextSource(Source):
     def words(self, tokens: Sequence[int]) -> str:
         """Tokens as text, `▒` for [MASK]; an end token adds nothing."""
         return self.codec.decode(tokens)
+
+    @property
+    def tokens(self) -> Int64[Tensor, "T"]:
+        """The tokens of this split one after the other, padding left out; of many examples the first 4,096."""
+        ids = torch.arange(min(self.num_examples or _MOST_EXAMPLES, _MOST_EXAMPLES))
+        batch = self.examples(ids)
+        return batch.x.flatten() if batch.padding is None else batch.x[~batch.padding]
 
     def framed(self, prompt: str) -> list[int]:
         """The tokens of a prompt as it stands before an answer in training, [MASK] where it leaves positions free."""

@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 _SHIPPED = "onpath:"
 _PLAIN, _ROWS = (".txt", ".md"), (".jsonl",)
@@ -95,8 +96,8 @@ def _kind(path: Path) -> str:
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _opened(path: Path) -> BufferedIOBase:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _blocks(path: Path, whole_lines: bool = False) -> Iterator[bytes]:
