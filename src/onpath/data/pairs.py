@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -14,75 +13,16 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from onpath import rng
-from onpath.data.corpus import Corpus, collected
-from onpath.data.hub import HubPlace
+from onpath.data.corpus import Corpus
+from onpath.data.pair_files import Columns, PairPlace, characters_of, framed, pair_corpus
 from onpath.data.prompts import Side, has_marker
 from onpath.data.shuffle import permuted
 from onpath.data.source import TextSource
-from onpath.data.text_files import cut, json_rows, text_of
+from onpath.data.text_files import cut
 from onpath.data.tokenizers import Characters, Tokenizer
 from onpath.types import Batch, Spec
 
 Split = Literal["train", "validation", "test"]
-_HUB = "hub:"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where a row has its prompt and its response, and how the prompt is framed.
-
-    prompt, response: names of columns of text. messages: name of a column of conversations in their place, whose last
-    turn, by the assistant, is the response. chat: whether prompts are framed by the tokenizer's chat template.
-    prompt_format: what a prompt is written into else, like ``Question: {prompt}\\nAnswer: ``.
-    """
-
-    prompt: str = "prompt"
-    response: str = "response"
-    messages: str = ""
-    chat: bool = False
-    prompt_format: str = "{prompt}"
-
-    def __post_init__(self) -> None:
-        if "{prompt}" not in self.prompt_format:
-            raise ValueError(
-                f"prompt_format is {self.prompt_format!r}; {{prompt}} must stand in it, where the prompt belongs; "
-                "write it like 'Question: {prompt}\\nAnswer: '"
-            )
-        if (self.chat or self.messages) and self.prompt_format != "{prompt}":
-            raise ValueError(
-                f"prompt_format is {self.prompt_format!r}, but prompts are framed by the chat template; leave one out"
-            )
-
-    def texts(self, row: Mapping[str, Any], where: str) -> tuple[str | list[dict[str, str]], str]:
-        """(prompt, or the turns before the response; response) of a row; ValueError where they are not there."""
-        if self.messages:
-            turns, response = self._turns(row, where)
-        else:
-            text, response = (text_of(dict(row), name, where) for name in (self.prompt, self.response))
-            turns = [{"role": "user", "content": text}] if self.chat else self.prompt_format.replace("{prompt}", text)
-        if not response.strip():
-            raise ValueError(f"{where}: the response is empty; a text is needed; repair the row, or take it out")
-        return turns, response
-
-    def _turns(self, row: Mapping[str, Any], where: str) -> tuple[list[dict[str, str]], str]:
-        if self.messages not in row:
-            raise ValueError(
-                f"{where}: the column {self.messages!r} is missing; there are {', '.join(map(repr, row)) or 'none'}; "
-                "name the one that holds the conversations in `messages`"
-            )
-        turns = row[self.messages]
-        if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns):
-            raise ValueError(
-                f'{where}: {self.messages!r} is {cut(turns)}; a list of two or more {{"role": …, "content": …}} is '
-                "needed; repair the row"
-            )
-        told = [{name: text_of(turn, name, where) for name in ("role", "content")} for turn in turns]
-        if told[-1]["role"] != "assistant":
-            raise ValueError(
-                f"{where}: the last turn is by {told[-1]['role']!r}; it must be by 'assistant', as it is the response; "
-                "cut the conversation behind its last answer"
-            )
-        return told[:-1], told[-1]["content"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +37,8 @@ class TextPairs(TextSource):
     padding_side: where `supervised` pads. overflow: what becomes of an example that is longer than a row: `refuse` it,
     `drop` it, or `cut` its response (without an end token then; one without room for any response is dropped).
     validation_share: the last part of the examples, never trained on; `test` is the same part. validation_path: pairs
-    to validate on instead. begin: whether each prompt begins with the tokenizer's begin token.
+    to validate on instead. begin: whether each prompt begins with the tokenizer's begin token. cache: see ``TextFile``;
+    datasets and files over 64 MiB are kept there.
     """
 
     path: str
@@ -111,6 +52,7 @@ class TextPairs(TextSource):
     validation_share: float = 0.1
     validation_path: str | None = None
     begin: bool = False
+    cache: str = ""
     seed: int = 0
     split: Split = "train"
 
@@ -128,22 +70,21 @@ class TextPairs(TextSource):
     @cached_property
     def codec(self) -> Tokenizer:
         if isinstance(self.tokenizer, Characters) and not self.tokenizer.alphabet:
-            paths = [path for path in (self.path, self.validation_path) if path is not None]
-            found = {c for path in paths for pair in self._pairs(path) for text in pair for c in text}
+            places = [self._place(path) for path in (self.path, self.validation_path) if path is not None]
+            found = frozenset().union(*(characters_of(place, self.columns) for place in places))
             return replace(self.tokenizer, alphabet="".join(sorted(found)))
         return self.tokenizer
 
-    def _pairs(self, path: str) -> Iterator[tuple[str, str]]:
-        for where, row in _rows_of(path, self.subset):
-            turns, response = self.columns.texts(row, where)
-            yield (turns if isinstance(turns, str) else "".join(turn["content"] for turn in turns)), response
+    def _place(self, path: str) -> PairPlace:
+        return PairPlace.of(path, self.subset)
 
     @cached_property
     def _examples(self) -> _Examples:
         """The examples of this split that fit."""
         held_out = self.split != "train"
         path = self.validation_path if held_out and self.validation_path is not None else self.path
-        corpus = _tokens(_stamp(path), self.subset, self.columns, self.codec, self.begin)
+        _ = self.spec()  # says what the tokenizer lacks
+        corpus = pair_corpus(self._place(path), self.columns, self.codec, self.begin, self.cache)
         return _fitting(corpus, self, path)
 
     @property
@@ -176,14 +117,14 @@ class TextPairs(TextSource):
 
     def framed(self, prompt: str) -> list[int]:
         if not (self.columns.chat or self.columns.messages):
-            begin = _begin(self.codec, self.begin)
-            return begin + super().framed(self.columns.prompt_format.replace("{prompt}", prompt))
+            ids = super().framed(self.columns.prompt_format.replace("{prompt}", prompt))
+            return framed(ids, self.codec, self.begin)
         if has_marker(prompt):
             raise ValueError(
                 f"prompt: {cut(prompt)} holds free positions, which a chat template cannot; they are possible with "
                 "columns of prompts and responses"
             )
-        return _framed([{"role": "user", "content": prompt}], self.codec, self.begin)
+        return framed(self.codec.chat([{"role": "user", "content": prompt}]), self.codec, self.begin)
 
     def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
         found, length, codec = self._examples, self.length, self.codec
@@ -254,71 +195,3 @@ def _fitting(corpus: Corpus, source: TextPairs, path: str) -> _Examples:
     }
     size = torch.where(fits, size, source.length)
     return _Examples(corpus, start[kept], prompt[kept], size[kept], fits[kept], counts)
-
-
-def _stamp(path: str) -> tuple[str, int, int]:
-    """The file and what changes with its contents; a dataset by its name."""
-    if path.startswith(_HUB):
-        return path, 0, 0
-    file = Path(path)
-    if not file.is_file():
-        where = "" if file.is_absolute() else f" in {Path.cwd()}"
-        raise ValueError(
-            f"{path}: there is no such file{where}; give the path of a .jsonl file of pairs, or hub:NAME#SPLIT for a "
-            "dataset"
-        )
-    if not file.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(
-            f"{path}: the ending is {''.join(file.suffixes[-2:])!r}; pairs are kept in files ending in .jsonl or "
-            ".jsonl.gz; convert it, one object a line"
-        )
-    stat = file.stat()
-    return path, stat.st_mtime_ns, stat.st_size
-
-
-def _rows_of(path: str, subset: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where it stands, row) for each row of a file or a dataset."""
-    if path.startswith(_HUB):
-        name, _, split = path.removeprefix(_HUB).partition("#")
-        place = HubPlace(name, split or "train", subset)
-        for number, row in place.rows():
-            yield f"{place.where}, row {number}", row
-        return
-    _stamp(path)
-    for line, row in json_rows(Path(path)):
-        yield f"{path}, line {line}", row
-
-
-@lru_cache(maxsize=4)
-def _tokens(stamp: tuple[str, int, int], subset: str, columns: Columns, codec: Tokenizer, begin: bool) -> Corpus:
-    """Prompts and responses in turn, as the documents of a corpus."""
-
-    def documents() -> Iterator[tuple[list[int], bool]]:
-        for where, row in _rows_of(stamp[0], subset):
-            turns, response = columns.texts(row, where)
-            try:
-                prompt, answer = _framed(turns, codec, begin), codec.encode(response)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
-            if codec.mask_id in prompt or codec.mask_id in answer:
-                raise ValueError(
-                    f"{where}: the text holds the tokenizer's [MASK], which must never stand in a text; take it out"
-                )
-            yield (prompt, True)
-            yield (answer, True)
-
-    corpus = collected(documents(), codec.num_words)
-    if not corpus.num_documents:
-        raise ValueError(f"{stamp[0]}: holds no pair; write one JSON object a line, with a prompt and a response")
-    return corpus
-
-
-def _framed(turns: str | list[dict[str, str]], codec: Tokenizer, begin: bool) -> list[int]:
-    """The tokens of a prompt, or of the turns before a response."""
-    ids = codec.encode(turns) if isinstance(turns, str) else codec.chat(turns)
-    first = _begin(codec, begin)
-    return ids if ids[:1] == first else first + ids
-
-
-def _begin(codec: Tokenizer, begin: bool) -> list[int]:
-    return [codec.begin_id] if begin and codec.begin_id is not None else []

@@ -49,7 +49,7 @@ class Tokenizer(ABC):
 
     @property
     def identity(self) -> str:
-        """What the ids of a text depend on: equal for tokenizers that write every text in the same ids."""
+        """All that ids depend on, of text and of chats; the cache of tokenised text is kept under it."""
         return repr(self)
 
     @abstractmethod
@@ -216,7 +216,7 @@ class HuggingFaceTokenizer(Tokenizer):
     @cached_property
     def identity(self) -> str:
         whole = self._hf.backend_tokenizer.to_str() if self._hf.is_fast else repr(sorted(self._hf.get_vocab().items()))
-        digest = hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(f"{whole}{self._hf.chat_template}".encode(), digest_size=16).hexdigest()
         return f"huggingface {digest} mask {self.mask_id} end {self.end_id}"
 
     def encode(self, text: str) -> list[int]:
