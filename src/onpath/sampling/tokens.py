@@ -70,7 +70,8 @@ def guided(logits: Float[Tensor, "N2 V"], weight: Float[Tensor, "N"]) -> Float[T
 
     Source: classifier-free guidance, arXiv:2207.12598, Eq. 6.
     """
-    cond, uncond = logits[0::2].float(), logits[1::2].float()
+    logits = logits.float().clamp_min(-1e9)  # a token that both branches exclude must not become -inf - -inf
+    cond, uncond = logits[0::2], logits[1::2]
     return cond + weight[:, None] * (cond - uncond)
 
 
