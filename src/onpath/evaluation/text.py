@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.source import TextSource
+from onpath.evaluation.proofreading import Proofreading, require_doubt
+from onpath.evaluation.scores import perplexity_row, text_rows
 from onpath.evaluation.settings import Evaluation, Row, Subject
 from onpath.evaluation.statistics import Z95
 from onpath.evaluation.traces import events
@@ -29,67 +33,115 @@ class TextEvaluation(Evaluation):
 
     sets: `validation`, `test` or `train` examples. num_examples: the first so many of each, 0 for all.
     draws: states and their complements for each example; the standard error is mostly that of the examples.
-    num_samples: texts generated, 0 for none. steps: numbers of denoising steps to generate in.
+    num_samples: texts generated, 0 for none, after the prompts of the examples where they have any. steps: numbers of
+    denoising steps to generate in. copy_length: tokens of the runs that are looked up in the training text.
+    causal: a causal language model of transformers by whose perplexity samples are scored, a folder or a hub name.
+    proofreading: for a network that predicts [MASK]: wrong words found and repaired.
     """
 
     sets: tuple[Literal["validation", "test", "train"], ...] = ("validation",)
     num_examples: int = 0
-    draws: int = 8
+    draws: int = 4
     num_samples: int = 64
-    steps: tuple[int, ...] = (64,)
+    steps: tuple[int, ...] = (16, 64)
+    copy_length: int = 20
+    causal: str | None = None
+    proofreading: Proofreading | None = None
 
     def __post_init__(self) -> None:
-        if not self.sets or self.num_examples < 0 or self.draws < 1 or self.num_samples < 0:
+        if not self.sets or self.num_examples < 0 or self.draws < 1 or self.num_samples < 0 or self.copy_length < 1:
             raise ValueError(
-                f"evaluation: sets is {self.sets}, num_examples is {self.num_examples}, draws is {self.draws} and "
-                f"num_samples is {self.num_samples}; needed are a set, draws of 1 or more, and 0 or more of the others"
+                f"evaluation: sets is {self.sets}, num_examples is {self.num_examples}, draws is {self.draws}, "
+                f"num_samples is {self.num_samples} and copy_length is {self.copy_length}; needed are a set, draws and "
+                "copy_length of 1 or more, and 0 or more of the others"
             )
         if not all(step >= 1 for step in self.steps):
             raise ValueError(f"evaluation: steps is {self.steps}; each must be 1 or more")
+        if self.causal is not None and not (self.num_samples and self.steps):
+            raise ValueError(
+                f"evaluation: causal is {self.causal!r}, but num_samples is {self.num_samples} and steps is "
+                f"{self.steps}, so there are no samples for it to score; set them, or leave causal out"
+            )
 
     def require(self, subject: Subject) -> None:
         _text_source(subject)
-        for steps in self.steps:
-            subject.grid.with_steps(steps)
+        if self.proofreading is not None:
+            require_doubt(subject)
 
     def measure(self, subject: Subject) -> list[Row]:
+        self.require(subject)
+        grids = [(steps, subject.grid.with_steps(steps)) for steps in self.steps if self.num_samples]
         rows: list[Row] = []
         for name in self.sets:
             rows += likelihood(subject, name, self.num_examples, self.draws)
+            if self.proofreading is not None:
+                batches = examples(subject, name, self.num_examples)
+                rows += self.proofreading.measure(subject, name, batches)
+        if grids:
+            rows += self._scored(subject, "text", self._shown(subject))
+        for steps, grid in grids:
+            made = replace(subject, grid=grid)
+            rows += self._scored(subject, f"samples@{steps}", generate(made, self._request(made, self.num_samples)).x)
         return rows
 
     def traces(self, subject: Subject, num: int) -> list[Trace]:
+        source, states = _text_source(subject), []
+        for state in generation(subject, self._request(subject, num)):
+            states.append(state)
+        return [_trace(states, one, source, f"samples@{len(states) - 1}") for one in range(num)]
+
+    def _request(self, subject: Subject, num: int) -> Batch:
+        """What is asked of the sampler: the prompts of the first examples, and everything else free."""
+        shown = _text_source(subject).at_split(self.sets[0]).examples(torch.arange(num))
+        # without its padding, which tells how long the answer is
+        return Batch.of_tokens(shown.x, shown.ids, given=shown.given)
+
+    def _shown(self, subject: Subject) -> Tensor:
+        """As many held-out texts as samples, which they are to be compared with."""
+        return _text_source(subject).at_split(self.sets[0]).examples(torch.arange(self.num_samples)).x
+
+    def _scored(self, subject: Subject, mode: str, x: Tensor) -> list[Row]:
         source = _text_source(subject)
-        batch = Batch.of_tokens(torch.zeros(num, subject.spec.length, dtype=torch.int64), torch.arange(num))
-        states = list(
-            walk(
-                subject.denoiser,
-                subject.process,
-                subject.sampler,
-                subject.grid,
-                batch.to(subject.device),
-                rng.Key(subject.seed).fold("traces"),
-            )
-        )
-        return [_trace(states, row, source, "samples") for row in range(num)]
+        training = cast(TextSource, source.at_split("train")).tokens
+        texts = [_ended(tokens, source.end_id) for tokens in x.cpu()]
+        set_name = self.sets[0] if mode == "text" else "generated"
+        rows = text_rows(set_name, mode, texts, training, self.copy_length)
+        if self.causal is not None:
+            rows.append(perplexity_row(set_name, mode, [source.words(text.tolist()) for text in texts], self.causal))
+        return rows
+
+
+def examples(subject: Subject, set_name: str, num_examples: int = 0) -> Iterator[Batch]:
+    """The first examples of a set, or all, in batches on the subject's device."""
+    source = _text_source(subject).at_split(set_name)
+    size = source.num_examples or num_examples
+    if not size:
+        raise ValueError("evaluation: the data never end and num_examples is 0; set evaluation.num_examples")
+    for part in torch.arange(min(num_examples or size, size)).split(_CHUNK):
+        yield source.examples(part, subject.device).to(subject.device)
+
+
+def generation(subject: Subject, request: Batch) -> Iterator[State]:
+    """The states of generating with everything that belongs to the subject."""
+    key = rng.Key(subject.seed).fold("evaluate").fold("samples")
+    parts = (subject.denoiser, subject.process, subject.sampler, subject.grid)
+    return walk(*parts, request.to(subject.device), key)
+
+
+def generate(subject: Subject, request: Batch) -> State:
+    """The last state of a generation."""
+    return deque(generation(subject, request), maxlen=1).pop()
 
 
 def likelihood(subject: Subject, set_name: str, num_examples: int = 0, draws: int = 8) -> list[Row]:
     """The bound on the negative log-likelihood of the examples of a set: nats and bits per token, bits per character
     and byte, each with its standard error `se` over examples. What is given (a prompt) is neither paid nor counted.
     """
-    source = _text_source(subject).at_split(set_name)
-    size = source.num_examples or num_examples
-    if not size:
-        raise ValueError("evaluation: the data never end and num_examples is 0; set evaluation.num_examples")
-    ids = torch.arange(min(num_examples or size, size))
-    nats, units = [], []
-    for part in ids.split(_CHUNK):
-        batch = source.examples(part, subject.device).to(subject.device)
+    nats, units, key = [], [], rng.Key(subject.seed).fold("evaluate")
+    for batch in examples(subject, set_name, num_examples):
         with torch.no_grad():
-            found = bound(subject).of_examples(subject.denoiser, batch, rng.Key(subject.seed).fold("evaluate"), draws)
-        nats.append(found.cpu())
-        units.append(_units(batch, cast(TextSource, source)))
+            nats.append(bound(subject).of_examples(subject.denoiser, batch, key, draws).cpu())
+        units.append(_units(batch, _text_source(subject)))
     cost, counts = torch.cat(nats), torch.cat(units)
     bits = cost / math.log(2)
     columns = {
@@ -137,6 +189,12 @@ def _text_source(subject: Subject) -> TextSource:
             "evaluation.kind=plans"
         )
     return subject.source
+
+
+def _ended(tokens: Int64[Tensor, "L"], end_id: int | None) -> Int64[Tensor, "T"]:
+    """The tokens before the first end token."""
+    ends = (tokens == end_id).nonzero() if end_id is not None else tokens[:0, None]
+    return tokens[: int(ends[0])] if len(ends) else tokens
 
 
 def _trace(states: list[State], row: int, source: TextSource, mode: str) -> Trace:
