@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +37,8 @@ from onpath.types import Batch, Noisy, Spec
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is loaded: nothing here is on a hub
 
 WORDS, LENGTH = 24, 10  # words 0 … 23, of which the first five are special
-MASK = {"bert": 4, "qwen2": WORDS, "qwen3": WORDS, "llama": WORDS, "remote": 23}
+MASK = {"bert": 4, "roberta": 4, "modernbert": 4, "remote": 23}
+MASK |= dict.fromkeys(("qwen2", "qwen3", "llama", "gemma3"), WORDS)
 SIZES: dict[str, Any] = {
     "vocab_size": WORDS,
     "hidden_size": 16,
@@ -178,16 +181,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
     grouped = {**SIZES, "num_key_value_heads": 1, "attention_dropout": 0.5}
+    ends = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
     torch.manual_seed(0)
     networks: dict[str, Any] = {
         "bert": hf.BertForMaskedLM(hf.BertConfig(**SIZES)),
         "qwen2": hf.Qwen2ForCausalLM(hf.Qwen2Config(**grouped, tie_word_embeddings=True)),
         "qwen3": hf.Qwen3ForCausalLM(hf.Qwen3Config(**grouped, head_dim=8)),
         "llama": hf.LlamaForCausalLM(hf.LlamaConfig(**grouped)),
+        "roberta": hf.RobertaForMaskedLM(hf.RobertaConfig(**SIZES)),  # whose positions begin at 2
+        "modernbert": hf.ModernBertForMaskedLM(hf.ModernBertConfig(**SIZES, **ends, local_attention=16)),
+        "gemma3": hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**grouped, head_dim=8)),  # whose embeddings are scaled
     }
     for name, network in networks.items():
         network.save_pretrained(folder / name)
-        own = {"mask_token": "[MASK]"} if name == "bert" else {}
+        own = {"mask_token": "[MASK]"} if "bert" in name else {}
         hf.PreTrainedTokenizerFast(tokenizer_object=split, **roles, **own).save_pretrained(folder / name)
     remote(folder / "remote", hf)
     return folder
@@ -211,6 +218,9 @@ KINDS: dict[str, Callable[..., Any]] = {
     "qwen2": CausalLM,
     "qwen3": CausalLM,
     "llama": CausalLM,
+    "gemma3": CausalLM,
+    "roberta": MaskedLM,
+    "modernbert": MaskedLM,
     "remote": lambda spec, **options: RemoteLM(spec, trust=True, **options),
 }
 every = pytest.mark.parametrize("kind", KINDS)
@@ -226,12 +236,17 @@ def denoiser(models: Path, kind: str, **options: Any) -> Any:
     return KINDS[kind](spec_of(kind), name=str(models / kind), **options).eval()
 
 
-def theirs(models: Path, kind: str) -> Any:
-    """The model as transformers loads it, with one row more for [MASK] where it has none."""
+def auto_of(kind: str) -> Any:
     import transformers as hf
 
-    auto = {"bert": hf.AutoModelForMaskedLM, "remote": hf.AutoModel}.get(kind, hf.AutoModelForCausalLM)
-    network = auto.from_pretrained(models / kind, trust_remote_code=kind == "remote").eval()
+    return (
+        hf.AutoModel if kind == "remote" else (hf.AutoModelForMaskedLM if "bert" in kind else hf.AutoModelForCausalLM)
+    )
+
+
+def theirs(models: Path, kind: str) -> Any:
+    """The model as transformers loads it, with one row more for [MASK] where it has none."""
+    network = auto_of(kind).from_pretrained(models / kind, trust_remote_code=kind == "remote").eval()
     if MASK[kind] == WORDS:
         mean = network.get_input_embeddings().weight.detach().mean(0)
         network.resize_token_embeddings(WORDS + 1, mean_resizing=False)
@@ -241,7 +256,7 @@ def theirs(models: Path, kind: str) -> Any:
 
 def expected(network: Any, kind: str, x: Tensor, allowed: Tensor | None = None) -> Tensor:
     """What transformers says of each row: of a causal model with a full mask, and of the row to the left."""
-    causal = kind not in ("bert", "remote")
+    causal = KINDS[kind] is CausalLM
     if allowed is None:
         allowed = torch.ones(len(x), x.shape[1], dtype=torch.bool)
     mask = allowed[:, None, None, :].expand(-1, 1, x.shape[1], -1) if causal else allowed.long()
@@ -325,7 +340,7 @@ def test_padding_does_not_matter(models: Path, kind: str) -> None:
         close(twice[3:, left : left + 6], alone)
 
 
-@pytest.mark.parametrize("kind", ["bert", "qwen2", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "qwen2", "llama"])
 @torch.no_grad()
 def test_documents_do_not_see_each_other(models: Path, kind: str) -> None:
     network = denoiser(models, kind)
@@ -338,9 +353,10 @@ def test_documents_do_not_see_each_other(models: Path, kind: str) -> None:
         close(packed[:, part], network(x[:, part], TIME, None))
 
 
-def test_remote_code_keeps_no_documents_apart(models: Path) -> None:
-    with pytest.raises(ValueError, match=r"remote_lm: .* packed documents apart .* one document in each example"):
-        denoiser(models, "remote").encode(documents=torch.zeros(1, LENGTH, dtype=torch.int64))
+@pytest.mark.parametrize("kind", ["remote", "modernbert", "gemma3"])  # two with attention that slides
+def test_what_cannot_keep_documents_apart_says_so(models: Path, kind: str) -> None:
+    with pytest.raises(ValueError, match=r"_lm: .* packed documents apart .* one document in each example"):
+        denoiser(models, kind).encode(documents=torch.zeros(1, LENGTH, dtype=torch.int64))
 
 
 def test_shift_needs_the_first_position(models: Path) -> None:
@@ -408,11 +424,18 @@ def test_frozen_weights_are_shared_with_the_average_and_not_saved(models: Path) 
 def test_nothing_is_drawn_and_memory_can_be_saved(models: Path, kind: str) -> None:
     x = tokens(kind)
     gradients = []
-    for again in (False, kind != "remote"):
-        network = denoiser(models, kind, gradient_checkpointing=again).train()
+    for again in (False, True):
+        # a deep copy, as the moving average is
+        network = copy.deepcopy(denoiser(models, kind, gradient_checkpointing=again)).train()
         one, two = network(x, TIME, None), network(x, TIME, None)
         assert torch.equal(one, two)  # no drop-out, whatever the config of the model says
-        one.square().sum().backward()
+        calls: list[str] = []
+        layer = next(m for m in network.network.modules() if isinstance(m, torch.nn.ModuleList))[1]
+        inside = next(m for m in layer.modules() if isinstance(m, torch.nn.Linear))
+        for module, name in ((layer, "layer"), (inside, "inside")):
+            module.register_forward_hook(partial(lambda calls, name, *_: calls.append(name), calls, name))
+        network(x, TIME, None).square().sum().backward()
+        assert calls == (["inside", "layer", "inside"] if again else ["inside", "layer"])
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
     for first, second in zip(*gradients, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
@@ -472,10 +495,7 @@ def newest(run: RunFolder) -> checkpoint.Checkpoint:
 
 
 def exported(folder: Path, kind: str) -> Any:
-    import transformers as hf
-
-    auto = {"bert": hf.AutoModelForMaskedLM, "remote": hf.AutoModel}.get(kind, hf.AutoModelForCausalLM)
-    return auto.from_pretrained(folder, trust_remote_code=kind == "remote").eval()
+    return auto_of(kind).from_pretrained(folder, trust_remote_code=kind == "remote").eval()
 
 
 @pytest.mark.parametrize("kind", THREE)
@@ -520,10 +540,11 @@ def test_from_a_model_to_a_model(models: Path, tmp_path: Path, kind: str) -> Non
         run.export(tmp_path / "merged")
 
 
-def test_what_is_exported_says_how_to_run_it(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_what_is_exported_says_how_to_run_it(models: Path, tmp_path: Path, kind: str) -> None:
     import transformers as hf
 
-    network = denoiser(models, "llama", lora=LoRA(rank=2))
+    network = denoiser(models, kind, lora=LoRA(rank=2))
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.1 * torch.randn_like(p) if p.requires_grad else 0.0)
@@ -535,8 +556,8 @@ def test_what_is_exported_says_how_to_run_it(models: Path, tmp_path: Path) -> No
     saved = json.loads((tmp_path / "out" / "config.json").read_text())
     assert saved["attention_dropout"] == 0.5 and saved["vocab_size"] == WORDS + 1 and "is_causal" not in saved
     with torch.no_grad():
-        x = tokens("llama")
-        close(expected(exported(tmp_path / "out", "llama"), "llama", x), network(x, TIME, None))
+        x = tokens(kind)
+        close(expected(exported(tmp_path / "out", kind), kind, x), network(x, TIME, None))
 
 
 DYING = """

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from onpath.models import pretrained
+from onpath.models import pretrained, remote
 from onpath.models.language_model import Dtype, LanguageModel
 from onpath.models.lora import LoRA
 from onpath.types import Spec
@@ -99,8 +99,8 @@ class RemoteLM(LanguageModel):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        auto = _trusted(name, trust)
-        network = pretrained.load(auto, name, dtype=_DTYPES[dtype], trust=True)
+        remote.require_trust(name, trust)
+        network = remote.load(name, _DTYPES[dtype])
         _require_own_mask(self.kind, spec, name, network, trust)
         self.shift = shift
         self._take(spec, name, network, lora=lora, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
@@ -128,20 +128,3 @@ def _require_own_mask(kind: str, spec: Spec, name: str, network: Any, trust: boo
             f"{kind}: the data have the id {spec.mask_id} for [MASK], and {name} has {known}; read them by the model's "
             f"own tokenizer, data.tokenizer={{kind: huggingface, name: {name}}}"
         )
-
-
-def _trusted(name: str, trust: bool) -> str:
-    """The class of transformers through which the model's own code is run; ValueError unless that is asked for."""
-    code = pretrained.read_config(name).get("auto_map") or {}
-    auto = next((a for a in ("AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModel") if a in code), None)
-    if auto is None:
-        raise ValueError(
-            f"remote_lm: {name} brings no code of its own (its config.json has no auto_map); take kind masked_lm or "
-            "causal_lm"
-        )
-    if not trust:
-        raise ValueError(
-            f"remote_lm: trust is false, and loading {name} would run the code that lies beside its weights "
-            f"({', '.join(sorted(set(code.values())))}) with all your rights. Read it, then set trust: true"
-        )
-    return auto

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,13 +19,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from onpath.models import pretrained
+from onpath.models import pretrained, remote
 from onpath.models.blocks import read_rows
 from onpath.models.lora import LoRA, merge
 from onpath.types import Readout, Spec
 
 Dtype = Literal["fp32", "bf16"]
+_SETTINGS = {"use_cache": False, "return_dict": True}  # of every forward, where the network has them
 
 
 class LanguageModel(nn.Module, ABC):
@@ -52,10 +55,13 @@ class LanguageModel(nn.Module, ABC):
                 "Set lora, or dtype: fp32 (training.precision: bf16 computes in bf16 all the same)"
             )
         self.head_path, self.head = _head_of(self.kind, network)
-        self.accepted = frozenset(inspect.signature(network.forward).parameters)
+        accepted = inspect.signature(network.forward).parameters
+        self.takes_positions = "position_ids" in accepted
+        self.settings = {key: value for key, value in _SETTINGS.items() if key in accepted}
         self.first_position = _first_position(network)
         self._require_fit(network)
-        own = _sample_logits(network)
+        with torch.no_grad():
+            own = network(input_ids=_sample(network.config), **self.settings).logits
         _put(network, self.head_path, nn.Identity())
         self.network = network.requires_grad_(True)
         self._add_mask()
@@ -95,6 +101,7 @@ class LanguageModel(nn.Module, ABC):
             )
         if not is_new:
             return
+        self.embedding_scale = _scale_of(table, self.kind)
         self.mask_embedding = nn.Parameter(table.weight[: spec.num_words].detach().float().mean(0))
         if spec.mask_logit and self.head.weight is not table.weight:
             self.mask_head = nn.Parameter(self.head.weight[: spec.num_words].detach().float().mean(0))
@@ -102,10 +109,11 @@ class LanguageModel(nn.Module, ABC):
     @torch.no_grad()
     def _probe(self, own: Float[Tensor, "1 L V"]) -> None:
         """Whether the network does what is taken for granted here, on a few tokens; ValueError where it does not."""
-        x = _sample(self.network.config)
-        hidden = self._hidden(x, None, None)
-        scale = float(own.abs().max())
-        if float((self.head(hidden) - own).abs().max()) > 0.01 * scale:
+        x, error = _sample(self.network.config), torch.inf
+        with suppress(AttributeError, TypeError):  # of code that asks its head for more than a forward
+            hidden = self._hidden(x, None, None)
+            error = float((self.head(hidden) - own).abs().max())
+        if not error <= 0.01 * float(own.abs().max()):
             raise ValueError(
                 f"{self.kind}: {type(self.network).__name__} does more to its logits than its head, and is not known "
                 "here; take another model, or write a denoiser of your own around it (docs/extend.md)"
@@ -127,15 +135,15 @@ class LanguageModel(nn.Module, ABC):
         self.padding_leaks = leak > 0.1 * effect
 
     def _save_memory(self) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # newer releases call it by another name as well
-                self.network.gradient_checkpointing_enable({"use_reentrant": False})
-        except (ValueError, AttributeError, TypeError) as error:
+        """Lets the backward make what is inside each layer anew, whatever the code of the model offers for that."""
+        layers = next((m for m in self.network.modules() if isinstance(m, nn.ModuleList)), ())
+        if not layers:
             raise ValueError(
-                f"{self.kind}: gradient_checkpointing is true, and {self.name} does not offer it ({error}); set it to "
-                "false"
-            ) from error
+                f"{self.kind}: gradient_checkpointing is true, and {type(self.network).__name__} has no list of "
+                "layers; set it to false"
+            )
+        for layer in layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
     def encode(
         self,
@@ -189,16 +197,17 @@ class LanguageModel(nn.Module, ABC):
         return read_rows(self._logits, hidden, rows, readout, self.spec.num_logits)
 
     def _hidden(self, x: Tensor, attention: Tensor | None, positions: Tensor | None) -> Float[Tensor, "M L D"]:
-        inputs: dict[str, Any] = {"use_cache": False} if "use_cache" in self.accepted else {}
+        inputs: dict[str, Any] = dict(self.settings)
         if attention is not None:
             inputs["attention_mask"] = attention if attention.dim() == 4 else attention.long()
-        if positions is not None and "position_ids" in self.accepted:
+        if positions is not None and self.takes_positions:
             inputs["position_ids"] = positions + self.first_position
         if self.mask_embedding is None:
             return self.network(input_ids=x, **inputs).logits
         is_mask = (x == self.spec.mask_id)[..., None]
         words = self.network.get_input_embeddings()(x.masked_fill(is_mask[..., 0], 0))
-        embedded = torch.where(is_mask, self.mask_embedding.to(words.dtype), words)
+        mask = self.mask_embedding * self.embedding_scale
+        embedded = torch.where(is_mask, mask.to(words.dtype), words)
         return self.network(inputs_embeds=embedded, **inputs).logits
 
     def _shifted(
@@ -245,7 +254,8 @@ class LanguageModel(nn.Module, ABC):
         _put(network, self.head_path, head)
         if self.mask_embedding is not None:
             _add_row(network, self.spec, self.mask_embedding, self.mask_head)
-        pretrained.save(network, self.name, folder, mask_id=self.spec.mask_id, trust=self.kind == "remote_lm")
+        save = remote.save if self.kind == "remote_lm" else pretrained.save
+        save(network, self.name, folder, mask_id=self.spec.mask_id)
         (folder / "README.md").write_text(self._readme(), encoding="utf-8")
 
     def _readme(self) -> str:
@@ -294,6 +304,20 @@ def _add_row(network: Any, spec: Spec, embedding: Tensor, head: Tensor | None) -
         output[spec.mask_id] = output[: spec.num_words].mean(0) if head is None else head
 
 
+@torch.no_grad()
+def _scale_of(table: nn.Module, kind: str) -> float:
+    """What an embedding multiplies its rows by (Gemma); ValueError where it does anything else with them."""
+    assert isinstance(table.weight, Tensor)
+    rows, found = table.weight[:4].float(), table(torch.arange(4)).float()
+    scale = float((rows * found).sum() / rows.square().sum())
+    if not torch.allclose(found, rows * scale, rtol=0.02, atol=1e-6):
+        raise ValueError(
+            f"{kind}: {type(table).__name__} does more than to look up a row, so that no [MASK] can be added; take "
+            "another model"
+        )
+    return scale
+
+
 def _first_position(network: nn.Module) -> int:
     """The id of position 0, where a table of positions keeps the first rows for padding (RoBERTa)."""
     for path, module in network.named_modules():
@@ -306,8 +330,3 @@ def _sample(config: Any) -> Int64[Tensor, "1 L"]:
     """Four tokens, none of which pads."""
     pad = getattr(config, "pad_token_id", None)
     return torch.tensor([[token for token in range(5) if token != pad][:4]])
-
-
-@torch.no_grad()
-def _sample_logits(network: Any) -> Float[Tensor, "1 L V"]:
-    return network(input_ids=_sample(network.config)).logits

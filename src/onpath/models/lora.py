@@ -43,7 +43,7 @@ class LoRA:
         chosen = [name for name in linear if not self.targets or name.rsplit(".", 1)[-1] in self.targets]
         missing = set(self.targets) - {name.rsplit(".", 1)[-1] for name in chosen}
         if missing or not chosen:
-            known = sorted({name.rsplit(".", 1)[-1] for name in linear})
+            known = sorted({name.rsplit(".", 1)[-1] for name in linear}) or ["none"]
             raise ValueError(
                 f"lora: targets is {self.targets}, and the network has the linear layers {', '.join(known)}; choose "
                 "among these, or leave targets out for all of them"

@@ -35,24 +35,23 @@ def read_config(name: str) -> dict[str, Any]:
     return found
 
 
-def load(auto: str, name: str, *, dtype: torch.dtype, random: bool = False, trust: bool = False) -> Any:
+def load(auto: str, name: str, *, dtype: torch.dtype, random: bool = False) -> Any:
     """The model at `name` through transformers' class `auto`, in evaluation mode, its attention through torch's SDPA.
 
-    random: fresh weights by its config. trust: run the code that lies beside its weights. Every drop-out is off:
-    it would be drawn from torch's global state.
+    random: fresh weights by its config. Every drop-out is off: it would be drawn from torch's global state.
     ValueError where nothing is found, or where weights are missing.
     """
     transformers = extra("transformers")
     made, path = getattr(transformers, auto), _place(name)
     try:
-        with _quiet():
-            config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust)
-            for key in _dropouts(config):
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+            for key in dropouts(config):
                 setattr(config, key, 0.0)
             if random:
-                return made.from_config(config, dtype=dtype, trust_remote_code=trust).eval()
+                return made.from_config(config, dtype=dtype).eval()
             network, found = made.from_pretrained(
-                path, config=config, dtype=dtype, trust_remote_code=trust, output_loading_info=True
+                path, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True
             )
     except _MISTAKES as error:
         raise ValueError(_not_found(name, error)) from error
@@ -71,27 +70,27 @@ def tokenizer_of(name: str, trust: bool = False) -> Any | None:
     if Path(place).is_dir() and not any((Path(place) / file).is_file() for file in _TOKENIZER_FILES):
         return None  # transformers would make one up
     try:
-        with _quiet():
+        with quiet():
             return extra("transformers").AutoTokenizer.from_pretrained(place, trust_remote_code=trust)
     except _MISTAKES:
         return None
 
 
-def save(network: Any, name: str, folder: Path, *, mask_id: int, trust: bool = False) -> None:
+def save(network: Any, name: str, folder: Path, *, mask_id: int) -> None:
     """Writes `network`, which came from `name`, with its tokenizer, so that transformers loads both from `folder`.
 
     Its config is that of `name` again, but for `mask_token_id`, which is `mask_id`.
     """
-    with _quiet():
-        begun = extra("transformers").AutoConfig.from_pretrained(_place(name), trust_remote_code=trust).to_dict()
-        for key in [*_dropouts(network.config), "is_causal"]:
+    with quiet():
+        begun = extra("transformers").AutoConfig.from_pretrained(_place(name)).to_dict()
+        for key in [*dropouts(network.config), "is_causal"]:
             if key in begun:
                 setattr(network.config, key, begun[key])
             elif key in vars(network.config):
                 delattr(network.config, key)
         network.config.mask_token_id = mask_id
         network.save_pretrained(folder)
-        tokenizer = tokenizer_of(name, trust)
+        tokenizer = tokenizer_of(name)
         if tokenizer is not None:
             if tokenizer.mask_token_id is None and len(tokenizer) == mask_id:
                 tokenizer.add_special_tokens({"mask_token": "<|mask|>"})
@@ -108,7 +107,8 @@ def _place(name: str) -> str:
     return name
 
 
-def _dropouts(config: Any) -> list[str]:
+def dropouts(config: Any) -> list[str]:
+    """The settings of a config that make its network draw."""
     return [key for key, value in config.to_dict().items() if "drop" in key and isinstance(value, float)]
 
 
@@ -120,7 +120,7 @@ def _not_found(name: str, error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within it, transformers draws no bars and writes no advice."""
     logging = extra("transformers.utils.logging")
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
