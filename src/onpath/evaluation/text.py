@@ -142,7 +142,7 @@ def likelihood(subject: Subject, set_name: str, num_examples: int = 0, draws: in
         with torch.no_grad():
             nats.append(bound(subject).of_examples(subject.denoiser, batch, key, draws).cpu())
         units.append(_units(batch, _text_source(subject)))
-    cost, counts = torch.cat(nats), torch.cat(units)
+    cost, counts = torch.cat(nats), torch.cat(units).double()
     bits = cost / math.log(2)
     columns = {
         "nats_per_token": (cost, counts[:, 0]),
