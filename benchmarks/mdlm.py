@@ -11,7 +11,8 @@ torch's: an explicit softmax, which is the faster of two here. Ours takes half a
 complementary states, so that as many tokens go through either network; --same-examples gives it as many examples.
 Both are then scored by the continuous NELBO from stratified exact counts in pairs, in fp32, on the last tenth of the
 text, under the same masks. Prints JSON lines {benchmark, case, metric, value, unit, baseline, ratio}; with --out,
-finished runs are kept there and not repeated, so that a comparison can be split. Without --peer nothing is run.
+finished runs are kept there and not repeated: a comparison may be split (--only), and a last call of the whole gives
+the verdict. Without --peer nothing is run.
 """
 
 from __future__ import annotations
@@ -162,6 +163,7 @@ class Bench:
 
     settings: Settings
     rates: tuple[float, ...]
+    dropouts: tuple[float, ...]
     search_seconds: float
     modules: Any
     out: Path | None
@@ -204,10 +206,12 @@ class Bench:
             case = f"{side}, rate {rate:g}, drop-out {dropout:g}, {self.search_seconds:g} s"
             emit(case, "bits per character in a short run", tried[rate, dropout], "bits")
 
+        first, *others = self.dropouts if side == "peer" else (0.0,)
         for rate in self.rates:
-            attempt(rate, 0.0)
-        if side == "peer":
-            attempt(min(tried, key=tried.__getitem__)[0], 0.1)
+            attempt(rate, first)
+        best = min(tried, key=tried.__getitem__)[0]
+        for dropout in others:
+            attempt(best, dropout)
         return min(tried, key=tried.__getitem__)
 
     def _doubled(self, side: str) -> int:
@@ -259,6 +263,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
+    parser.add_argument(
+        "--dropouts", type=float, nargs="+", default=[0.0, 0.1], help="of MDLM; the first with all rates"
+    )
     parser.add_argument("--only", choices=("peer", "ours"), help="train this side alone")
     parser.add_argument("--out", type=Path, help="folder of finished runs")
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"), help="cpu where the machine is shared")
@@ -283,7 +290,7 @@ def main() -> None:
     )
     search = args.search_seconds or args.seconds / 4
     modules = load(args.peer, args.peer_attention)
-    bench = Bench(settings, tuple(args.rates), search, modules, args.out, args.same_examples)
+    bench = Bench(settings, tuple(args.rates), tuple(args.dropouts), search, modules, args.out, args.same_examples)
     sides = (args.only,) if args.only else ("peer", "ours")
     choices = {side: bench.choose(side, args.seeds[0]) for side in sides}
     pairs = {}
