@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from onpath import cli
+from onpath import cli, terminal
 from tiny import CONFIG, settings
 
 TINY = settings(["model.width=16", "model.hidden=16", "evaluation.num_tasks=5", "evaluation.modes=[open@2]"])
@@ -201,3 +201,65 @@ def test_only_training_takes_several_processes(onpath: Any, monkeypatch: pytest.
     monkeypatch.setenv("WORLD_SIZE", "4")
     refused = onpath("evaluate", "runs/any")
     assert refused.code == 2 and "torchrun started 4; start it without torchrun" in " ".join(refused.err.split())
+
+
+TEXT = {
+    "data": {"kind": "text", "path": "story.txt", "length": 24},
+    "model": {"kind": "token_transformer", "width": 16, "num_heads": 2, "depth": 1},
+    "objective": "nelbo",
+    "training": {"steps": 2, "batch_size": 4, "validation_examples": 4, "warmup_steps": 1},
+    "device": "cpu",
+}
+
+
+def test_text_goes_on_from_a_prompt(onpath: Any) -> None:
+    Path("story.txt").write_text("To be, or not to be: that is the question.\n" * 20)
+    Path("text.yaml").write_text(yaml.safe_dump(TEXT))
+    assert onpath("train", "text.yaml").code == 0
+    Path("story.txt").unlink()  # a trained run needs no data
+
+    done = onpath("sample", "runs/text", "--prompt", "To ", "--prompt", "b[MASK:2] o", "--num", "2", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert set(found) == {"text", "tokens", "revealed_at", "confidence", "forwards", "prompt"}
+    assert found["prompt"] == ["To ", "To ", "b[MASK:2] o", "b[MASK:2] o"]
+    assert [len(text) for text in found["text"]] == [24, 24, 5, 5]
+    assert all(text.startswith("To ") for text in found["text"][:2]) and found["text"][0] != found["text"][1]
+    assert all(text[0] == "b" and text[3:] == " o" for text in found["text"][2:])
+    assert found["revealed_at"][2][0] == -1 and found["revealed_at"][2][1] >= 0
+    assert found["confidence"][2][0] is None and 0 < found["confidence"][2][1] <= 1
+    lines = Path("runs/text/samples/samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == found["text"]
+
+    greedy = [
+        onpath("sample", "runs/text", "--prompt", "To ", "--new", "4", "--temperature", "0", "--steps", "2", order).out
+        for order in ("sampler.order=left_to_right", "sampler.order=confidence")
+    ]
+    assert [len(text) for text in greedy] == [8, 8] and greedy[0].startswith("To ")
+    unprompted = onpath("sample", "runs/text", "--num", "2", "--length", "6")
+    assert [line[:2] for line in unprompted.out.replace("\n1 ", "\0\n1 ").split("\0\n")] == ["0 ", "1 "]
+
+    for arguments, message in (
+        (["--prompt", "ö"], "'ö', which is not among"),
+        (["--prompt", "To", "--length", "2"], "no room for an answer"),
+        (["training.steps=3"], "'training.steps=3' would have no effect"),
+        (["--steps", "3", "grid.steps=4"], "leave one of them out"),
+    ):
+        refused = onpath("sample", "runs/text", *arguments)
+        assert refused.code == 2 and message in refused.err and not refused.out
+
+
+def test_a_policy_takes_no_prompt(onpath: Any) -> None:
+    assert onpath("train", "fourrooms-demo", *TINY).code == 0
+    for arguments in (["--prompt", "left"], ["--new", "3"], ["--length", "3"]):
+        refused = onpath("sample", "runs/fourrooms-demo", *arguments)
+        assert refused.code == 2 and "FourRoomsExpert, which is not text; leave prompts" in refused.err
+
+
+def test_the_figures_of_a_text_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"set": "validation", "mode": "nelbo", "metric": "bits_per_character", "value": 2.51, "n": 40}
+    terminal.show_evaluation([row | {"ci95": [2.4, 2.62], "se": 0.056}, row | {"metric": "length", "ci95": None}])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["set", "mode", "metric", "value", "±", "se", "[95", "%]", "n"]
+    assert lines[1] == ["validation", "nelbo", "bits", "per", "character", "2.51", "±", "0.056", "[2.4,", "2.62]", "40"]
+    assert lines[2] == ["length", "2.51", "40"]

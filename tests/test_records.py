@@ -78,8 +78,8 @@ def test_evaluations_are_merged(tmp_path: Path) -> None:
 
 def test_samples_are_added(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, {})
-    folder.append_samples(0, [[1, 2]], [[0, 1]])
-    folder.append_samples(1, [[2, 2]], [[1, 1]])
+    folder.append_samples(0, [{"tokens": [1, 2], "revealed_at": [0, 1]}])
+    folder.append_samples(1, [{"tokens": [2, 2], "revealed_at": [1, 1]}])
     lines = [json.loads(line) for line in (tmp_path / "samples" / "samples.jsonl").read_text().splitlines()]
     assert lines == [
         {"seed": 0, "tokens": [1, 2], "revealed_at": [0, 1]},

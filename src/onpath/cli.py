@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import deque
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,17 @@ from rich.text import Text
 from onpath import terminal
 from onpath.interrupts import Interrupts
 from onpath.mistakes import message_of
+from onpath.options import (
+    DeviceOption,
+    EvaluationOverrides,
+    JsonOption,
+    Overrides,
+    RecipeArgument,
+    RunArgument,
+    SampleOptions,
+    SamplerOverrides,
+    taking,
+)
 from onpath.recipes import path_of, shipped, summary
 
 if TYPE_CHECKING:
@@ -25,6 +37,8 @@ if TYPE_CHECKING:
     from onpath.config import RunConfig
     from onpath.records import RunFolder
     from onpath.reports.live import Live
+    from onpath.runs import Run
+    from onpath.sampling.loop import State
     from onpath.training.distributed import Processes
 
 app = typer.Typer(
@@ -33,21 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.", metavar="RECIPE|FILE")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Settings over the recipe's, such as training.steps=1000.", metavar="[KEY=VALUE]…"),
-]
-EvaluationOverrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Settings over those of the run, such as num_tasks=100.", metavar="[KEY=VALUE]…"),
-]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="auto, cpu or cuda, in place of the device that the run was trained on.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
@@ -80,7 +79,7 @@ def train(
         parts = build(config)
         report = _live(path) if live and processes.rank == 0 else None
         job = parts.job()  # before the folder: a mistake leaves nothing behind
-        folder = processes.first(lambda: RunFolder(path) if resume else _new_folder(path, config, recipe))
+        folder = processes.first(lambda: RunFolder(path) if resume else _new_folder(path, parts.config, recipe))
         where = f"{parts.device}" if processes.count == 1 else f"{processes.count} processes, {parts.trainer.parallel}"
         terminal.console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {where}")
         try:
@@ -113,9 +112,9 @@ def evaluate(
     overrides: EvaluationOverrides = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
-    traces: Annotated[int, typer.Option(help="Tasks whose plans the report shows step by step.", min=0)] = 8,
+    traces: Annotated[int, typer.Option(help="Plans or texts that the report shows step by step.", min=0)] = 8,
 ) -> None:
-    """Measure a trained policy on its tasks and write evaluation.json.
+    """Measure a trained run, a policy on its tasks or a text model on held-out text, and write evaluation.json.
 
     Settings are those of `evaluation`, such as num_tasks=100, or of the sampler, such as sampler.order=margin.
     """
@@ -153,26 +152,49 @@ def report(
 
 
 @app.command()
-def sample(
-    run: RunArgument,
-    num: Annotated[int, typer.Option(help="How many.", min=1)] = 4,
-    seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
-    steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.", min=1)] = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Generate from a trained run, on conditions of its validation split."""
-    from onpath.runs import load
-    from onpath.sampling.grids import EvenGrid
+@taking(SampleOptions)
+def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: SampleOptions) -> None:
+    """Generate from a trained run: text behind or within a prompt, or plans on conditions of its validation split.
 
-    loaded = load(run, device=device)
-    state = loaded.sample(num_samples=num, seed=seed, grid=None if steps is None else EvenGrid(steps))
-    loaded.folder.append_samples(seed, state.x.tolist(), state.revealed_at.tolist())
-    if as_json:
-        sys.stdout.write(json.dumps({"tokens": state.x.tolist(), "revealed_at": state.revealed_at.tolist()}) + "\n")
-        return
-    for index, tokens in enumerate(state.x.tolist()):
-        terminal.console.print(f"[dim]{index}[/dim] {loaded.words(tokens)}", highlight=False)
+    On a terminal text is shown as it unmasks.
+    """
+    from onpath.runs import load
+
+    for text in overrides or []:
+        if not text.startswith(("sampler.", "sampler=", "grid.", "grid=")):
+            raise ValueError(f"sample: {text!r} would have no effect; allowed are settings of the sampler and the grid")
+        if options.steps is not None and text.startswith("grid"):
+            raise ValueError(f"sample: --steps takes an even grid in place of {text!r}; leave one of them out")
+    loaded = load(run, device=options.device, overrides=overrides or [])
+    states = _generating(loaded, options)
+    if loaded.codec and options.animation and terminal.console.is_terminal and not options.as_json:
+        states = terminal.watched(states, loaded.codec)
+    state = deque(states, maxlen=1).pop()  # one at a time
+    samples = loaded.written(state, options.prompt or [])
+    loaded.folder.append_samples(options.seed, samples)
+    if options.as_json:
+        sys.stdout.write(json.dumps({name: [row[name] for row in samples] for name in samples[0]}) + "\n")
+    elif loaded.codec:
+        terminal.show_texts(state, loaded.codec)
+    else:
+        for index, row in enumerate(samples):
+            terminal.console.print(f"[dim]{index}[/dim] {row['text']}", highlight=False)
+
+
+def _generating(run: Run, options: SampleOptions) -> Iterator[State]:
+    import torch
+
+    from onpath.sampling.grids import EvenGrid
+    from onpath.sampling.loop import Knobs
+
+    prompts, num = options.prompt or [], options.num or (1 if options.prompt else 4)
+    batch, grid, knobs = None, None if options.steps is None else EvenGrid(options.steps), None
+    if run.codec or prompts or options.length or options.new:
+        batch = run.request(prompts, num, length=options.length, num_new_tokens=options.new)
+    if options.temperature is not None:
+        size = num * max(1, len(prompts))
+        knobs = Knobs(temperature=torch.full((size,), options.temperature, device=run.parts.device))
+    return run.watch(batch, num_samples=num, seed=options.seed, grid=grid, knobs=knobs)
 
 
 @app.command()

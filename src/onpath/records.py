@@ -172,13 +172,13 @@ class RunFolder:
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
         write_atomically(self.path / "metrics.jsonl", "".join(kept))
 
-    def append_samples(self, seed: int, tokens: list[list[int]], revealed_at: list[list[int]]) -> None:
+    def append_samples(self, seed: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """Adds what was generated to samples/samples.jsonl, one object a sample."""
         path = self.path / "samples" / "samples.jsonl"
         path.parent.mkdir(exist_ok=True)
         with path.open("a") as file:
-            for x, steps in zip(tokens, revealed_at, strict=True):
-                file.write(json.dumps({"seed": seed, "tokens": x, "revealed_at": steps}) + "\n")
+            for sample in samples:
+                file.write(json.dumps({"seed": seed, **sample}) + "\n")
 
     def write_evaluation(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes evaluation.json: rows of the same (set, mode, metric) are replaced, those of another step dropped."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +14,17 @@ import torch.nn as nn
 from onpath import rng
 from onpath.build import Parts, build
 from onpath.config import RunConfig
+from onpath.data.pairs import TextPairs
+from onpath.data.prompts import Canvas, request
 from onpath.data.source import ActionSource, TextSource
+from onpath.data.tokenizers import Tokenizer
 from onpath.evaluation.check import Check, ScheduleRow, check_all, schedule_table
 from onpath.evaluation.plans import planner
 from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.evaluation.settings import Evaluation, Row, Subject
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
-from onpath.sampling.loop import Knobs, Sampler, State, sample
+from onpath.sampling.loop import Knobs, Sampler, State, walk
 from onpath.schedules import Schedule
 from onpath.training import checkpoint
 from onpath.types import Batch, Denoiser, Exportable, Spec
@@ -43,7 +47,8 @@ class Run:
         self,
         batch: Batch | None = None,
         *,
-        num_samples: int = 4,
+        prompts: Sequence[str] = (),
+        num_samples: int | None = None,
         seed: int = 0,
         grid: Grid | None = None,
         sampler: Sampler | None = None,
@@ -51,29 +56,115 @@ class Run:
     ) -> State:
         """Generates with the run's own schedule, on `batch`'s conditions and given positions.
 
-        Without a batch, on the first `num_samples` conditions of the validation split. The result's ``x`` is (B, L).
+        prompts: without a batch, texts to go on with; see ``request``. num_samples: for each of them, 1 by default.
+        Without prompts it is how many in all, 4 by default, on the first conditions of the validation split.
+        The result's ``x`` is (B, L).
         """
+        states = self.watch(
+            batch, prompts=prompts, num_samples=num_samples, seed=seed, grid=grid, sampler=sampler, knobs=knobs
+        )
+        return deque(states, maxlen=1).pop()  # one state at a time
+
+    def watch(
+        self,
+        batch: Batch | None = None,
+        *,
+        prompts: Sequence[str] = (),
+        num_samples: int | None = None,
+        seed: int = 0,
+        grid: Grid | None = None,
+        sampler: Sampler | None = None,
+        knobs: Knobs | None = None,
+    ) -> Iterator[State]:
+        """Yields the state after every step of ``sample``, the prior first."""
         parts = self.parts
         if batch is None:
-            ids = torch.arange(num_samples, dtype=torch.int64)
-            shown = parts.source.at_split("validation").examples(ids, parts.device)
-            # without its padding, which tells how long the answer is
-            batch = Batch.of_tokens(shown.x, shown.ids, given=shown.given, cond=shown.cond)
-        key = rng.Key(seed).fold("sample")
-        return sample(
+            is_text = bool(prompts) or self.codec is not None
+            batch = self.request(prompts, num_samples) if is_text else self._conditions(num_samples or 4)
+        yield from walk(
             self.denoiser,
             parts.process,
             sampler or parts.sampler,
             grid or parts.grid,
             batch.to(parts.device),
-            key,
+            rng.Key(seed).fold("sample"),
             knobs,
         )
+
+    def request(
+        self,
+        prompts: Sequence[str] = (),
+        num_samples: int | None = None,
+        *,
+        length: int | None = None,
+        num_new_tokens: int | None = None,
+    ) -> Batch:
+        """A batch that goes on with each prompt `num_samples` (1) times, in `length` tokens or with so many new ones.
+
+        `[MASK:8]` inside a prompt is filled with 8 tokens; see ``TextSource.request``. Without prompts, `num_samples`
+        (4) rows: on the first prompts of the validation split where the data are pairs, else with all positions free.
+        ValueError for a run whose tokens are not text.
+
+        >>> # state = run.sample(run.request(["ROMEO:"], num_new_tokens=100)); run.words(state.x[0].tolist())
+        """
+        source = self.parts.source
+        if not isinstance(source, TextSource):
+            raise ValueError(
+                f"prompt: {self.folder.path} was trained on {type(source).__name__}, which is not text; leave prompts "
+                "and their lengths out: such a run generates on conditions of its validation split"
+            )
+        num = num_samples or (1 if prompts else 4)
+        if not prompts and isinstance(source, TextPairs):
+            ids = torch.arange(num)
+            shown = source.at_split("validation").examples(ids)
+            assert shown.given is not None
+            framed = [x[given].tolist() for x, given in zip(shown.x, shown.given, strict=True)]
+            canvas = Canvas(source.length, length, num_new_tokens)
+            return request(source.codec, [source.words(row) for row in framed], framed, ids, canvas)
+        wanted = [prompt for prompt in prompts or [""] for _ in range(num)]
+        return source.request(wanted, torch.arange(len(wanted)), length, num_new_tokens=num_new_tokens)
+
+    def _conditions(self, num_samples: int) -> Batch:
+        """Those of the first validation examples, without their padding, which tells how long the answer is."""
+        source = self.parts.source.at_split("validation")
+        shown = source.examples(torch.arange(num_samples), self.parts.device)
+        return Batch.of_tokens(shown.x, shown.ids, given=shown.given, cond=shown.cond)
+
+    @property
+    def codec(self) -> Tokenizer | None:
+        """From tokens to text and back; None where tokens are not text."""
+        source = self.parts.source
+        return source.codec if isinstance(source, TextSource) else None
 
     def words(self, tokens: Sequence[int]) -> str:
         """A sample as people read it."""
         source = self.parts.source
         return source.words(tokens) if isinstance(source, ActionSource | TextSource) else " ".join(map(str, tokens))
+
+    def written(self, state: State, prompts: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Each row of a state as plain data without its padding: text, tokens, revealed_at, confidence, forwards.
+
+        revealed_at is -1, and the confidence None, where a token was given. A text has its prompt, too: that of
+        `prompts`, each of which as many rows went on with, or what was given.
+        """
+        return [self._written_row(state, row, prompts) for row in range(state.batch.size)]
+
+    def _written_row(self, state: State, row: int, prompts: Sequence[str]) -> dict[str, Any]:
+        batch = state.batch
+        kept = slice(None) if batch.padding is None else ~batch.padding[row]
+        tokens, steps = state.x[row][kept].tolist(), state.revealed_at[row][kept].tolist()
+        sure = state.confidence[row][kept].tolist()
+        told = {
+            "text": self.words(tokens),
+            "tokens": tokens,
+            "revealed_at": steps,
+            "confidence": [None if at < 0 else round(share, 4) for at, share in zip(steps, sure, strict=True)],
+            "forwards": int(state.num_forwards[row]),
+        }
+        if self.codec is None:
+            return told
+        given = [] if batch.given is None else batch.x[row][batch.given[row]].tolist()
+        return told | {"prompt": prompts[row * len(prompts) // batch.size] if prompts else self.words(given)}
 
     @property
     def subject(self) -> Subject:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from onpath.config import RunConfig
+    from onpath.data.tokenizers import Tokenizer
     from onpath.evaluation.check import Check, ScheduleRow
     from onpath.reports.live import Live
+    from onpath.sampling.loop import State
     from onpath.training.reporter import Progress
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe has no width: rich would take 80
@@ -90,11 +94,22 @@ _COLUMNS = ("success", "spl", "optimal", "return", "bumps", "forwards_per_decisi
 
 
 def show_evaluation(rows: list[dict[str, Any]]) -> None:
-    """Timings where there are any, then one line of results for each set and mode."""
+    """Timings where there are any, then one line for each set and mode of a policy, or for each figure of a text."""
     by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
     _show_timings(by_mode)
+    played = {key: metrics for key, metrics in by_mode.items() if "success" in metrics}
+    if played or not rows:
+        _show_successes(played)
+    else:
+        _show_figures(by_mode)
+    for row in rows:
+        if row["metric"] == "agreement":
+            console.print(f"{row['set']} {row['mode']}: {row['value']:.2%} of {row['n']} episodes agree with MiniGrid")
+
+
+def _show_successes(by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]]) -> None:
     table = Table("set", box=None)
     table.add_column("mode", no_wrap=True)  # cut short it would name another mode
     table.add_column("n")
@@ -102,15 +117,34 @@ def show_evaluation(rows: list[dict[str, Any]]) -> None:
     for title in ("SPL", "optimal", "return", "bumps", "forwards"):
         table.add_column(title, overflow="fold")
     for (name, mode), metrics in by_mode.items():
-        if "success" in metrics:
-            low, high = metrics["success"]["ci95"]
-            figures = [f"{metrics[m]['value']:.4g}" for m in _COLUMNS[1:]]
-            success = f"{metrics['success']['value']:.4f} [{low:.3f}, {high:.3f}]"
-            table.add_row(name, mode, str(metrics["success"]["n"]), success, *figures)
+        low, high = metrics["success"]["ci95"]
+        figures = [f"{metrics[m]['value']:.4g}" for m in _COLUMNS[1:]]
+        success = f"{metrics['success']['value']:.4f} [{low:.3f}, {high:.3f}]"
+        table.add_row(name, mode, str(metrics["success"]["n"]), success, *figures)
     console.print(table)
-    for row in rows:
-        if row["metric"] == "agreement":
-            console.print(f"{row['set']} {row['mode']}: {row['value']:.2%} of {row['n']} episodes agree with MiniGrid")
+
+
+def _show_figures(by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]]) -> None:
+    """One line for each figure, under the set and the mode that it is of."""
+    table = Table("set", box=None)
+    table.add_column("mode", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    for title in ("value", "± se", "[95 %]", "n"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for (name, mode), metrics in by_mode.items():
+        whose = [name, mode]
+        for metric, row in metrics.items():
+            error, interval = row.get("se"), row.get("ci95")
+            table.add_row(
+                *whose,
+                metric.replace("_", " "),
+                f"{row['value']:.4g}",
+                "" if error is None else f"± {error:.2g}",
+                "" if interval is None else f"[{interval[0]:.4g}, {interval[1]:.4g}]",
+                str(row["n"]),
+            )
+            whose = ["", ""]
+    console.print(table)
 
 
 def _show_timings(by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]]) -> None:
@@ -147,3 +181,85 @@ def show_schedule(schedule: Sequence[ScheduleRow]) -> None:
     for row in schedule:
         table.add_row(f"{row.t:.3f}", f"{row.alpha:.4f}", f"{row.mask_share:.4f}")
     console.print(table)
+
+
+_SECONDS, _SLOWEST = 6.0, 0.25  # of a whole animation; of one of its frames
+_SURE = ((0.25, "red"), (0.5, "yellow"), (0.75, "cyan"), (1.01, "green"))  # colours below these probabilities
+
+
+def watched(states: Iterator[State], codec: Tokenizer) -> Iterator[State]:
+    """The same states, each shown on the terminal as long as an eye needs; the terminal is clean after the last."""
+    from rich.live import Live as Screen
+
+    before: State | None = None
+    with Screen(console=console, auto_refresh=False, transient=True) as screen:
+        for state in states:
+            due = time.monotonic() + min(_SLOWEST, _SECONDS / (state.num_steps or 1))
+            screen.update(frame(state, before, codec), refresh=True)
+            yield state
+            before = state
+            time.sleep(max(0.0, due - time.monotonic()))
+
+
+def frame(state: State, before: State | None, codec: Tokenizer) -> Group:
+    """The texts of a state as far as they fit on the screen, with what their colours mean."""
+    room, shown = console.height - 4, []
+    for row in range(state.batch.size):
+        text = unmasking(state, before, row, codec)
+        room -= len(text.wrap(console, console.width)) + 1
+        if shown and room < 0:
+            break
+        shown += [text, Text()]
+    hidden = state.batch.size - len(shown) // 2
+    masked, free = int(state.masked.sum()), int(state.batch.free().sum())
+    told = f"step {state.step} of {state.num_steps}, {free - masked} of {free} tokens revealed"
+    keys = [Text(told + (f", {hidden} more texts below" if hidden else ""), style="bold")]
+    names = [("bold", "given"), ("reverse", "new"), ("red strike", "masked again")]
+    bounds = ("< .25", "< .5", "< .75", "≥ .75")
+    names += [(colour, bound) for (_, colour), bound in zip(_SURE, bounds, strict=True)]
+    keys.append(Text("  ").join([Text("▒ masked", style="dim"), *(Text(name, style=style) for style, name in names)]))
+    return Group(*shown, *keys)
+
+
+def unmasking(state: State, before: State | None, row: int, codec: Tokenizer) -> Text:
+    """One text of a state: what is given in bold, what is new since `before` inverted, the rest by its probability.
+
+    A masked position is a dim ▒; one that is masked again shows, struck out, the word that stood there before.
+    """
+    from onpath.data.tokenizers import MASK_SIGN
+
+    def listed(tensor: Any) -> list[Any]:
+        return tensor[row].tolist()
+
+    tokens, masked, sure = listed(state.x), listed(state.masked), listed(state.confidence)
+    free = listed(state.batch.free())
+    padding = [False] * len(tokens) if state.batch.padding is None else listed(state.batch.padding)
+    old_tokens, old_masked = (tokens, masked) if before is None else (listed(before.x), listed(before.masked))
+    pieces, old_pieces = codec.pieces(tokens), codec.pieces(old_tokens)
+    text = Text(overflow="fold")
+    for place, piece in enumerate(pieces):
+        ended = place and not masked[place] and tokens[place - 1 : place + 1] == [codec.end_id] * 2
+        if padding[place] or ended:  # of many end tokens in a row one says enough
+            continue
+        if masked[place]:
+            again = not old_masked[place]
+            text.append(_plain(old_pieces[place]) if again else MASK_SIGN, "red strike" if again else "dim")
+        elif not free[place]:
+            text.append(_plain(piece), "bold")
+        else:
+            fresh = old_masked[place] or old_tokens[place] != tokens[place]
+            colour = next(colour for bound, colour in _SURE if sure[place] < bound)
+            text.append(_plain(piece), f"{colour} reverse" if fresh and before is not None else colour)
+    return text
+
+
+def show_texts(state: State, codec: Tokenizer) -> None:
+    """Finished texts, with the colours of ``unmasking`` where the terminal has any."""
+    for row in range(state.batch.size):
+        head = Text(f"{row} ", style="dim") if state.batch.size > 1 else Text()
+        console.print(head + unmasking(state, None, row, codec), soft_wrap=True)
+
+
+def _plain(piece: str) -> str:
+    """Text that cannot steer a terminal: signs of control are replaced, but for line ends and tabs."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in piece)

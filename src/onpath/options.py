@@ -1,0 +1,77 @@
+"""Arguments and options of the commands, as typer reads them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.", metavar="RECIPE|FILE")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings over the recipe's, such as training.steps=1000.", metavar="[KEY=VALUE]…"),
+]
+EvaluationOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings over those of the run, such as num_tasks=100.", metavar="[KEY=VALUE]…"),
+]
+SamplerOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings such as sampler.order=confidence or grid.steps=40.", metavar="[KEY=VALUE]…"),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda, in place of the device that the run was trained on.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """The options of ``onpath sample``; num is None where it is not given."""
+
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="A text to go on with; [MASK:8] in it is filled with 8 tokens. May be given several times."),
+    ] = None
+    num: Annotated[int | None, typer.Option(help="How many; of each prompt, 1 by default, else 4.", min=1)] = None
+    seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0
+    steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.", min=1)] = None
+    length: Annotated[int | None, typer.Option(help="Tokens of a text, its prompt among them.", min=1)] = None
+    new: Annotated[int | None, typer.Option(help="Tokens behind each prompt, in place of --length.", min=1)] = None
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token, in place of the sampler's.", min=0.0)
+    ] = None
+    device: DeviceOption = None
+    animation: Annotated[bool, typer.Option(help="Show on a terminal how texts unmask.")] = True
+    as_json: JsonOption = False
+
+
+def taking(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a command whose last argument is a dataclass into one with its fields as options, which typer reads."""
+
+    def spread(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(options, include_extras=True)
+        own = inspect.signature(command, eval_str=True)
+        kept = list(own.parameters.values())[:-1]
+        made = [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
+            for field in fields(options)
+        ]
+
+        def call(**told: Any) -> None:
+            arguments = {one.name: told.pop(one.name) for one in kept}
+            command(**arguments, options=options(**told))
+
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__annotations__ = {one.name: one.annotation for one in (*kept, *made)}
+        call.__signature__ = own.replace(parameters=[*kept, *made])  # type: ignore[attr-defined]
+        return call
+
+    return spread
