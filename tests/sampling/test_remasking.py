@@ -58,7 +58,9 @@ def test_shares_are_those_of_the_paper() -> None:
     torch.testing.assert_close(Rescale().sigma(limit, some, times), 0.015 * limit)
     torch.testing.assert_close(ByConfidence().sigma(limit, some, times), double(0.004 / 3, 0.125, 0.0))
     confidence, shown = torch.tensor([[0.9, 0.1, 0.5, 0.3]]), torch.tensor([[True, True, False, True]])
-    each = ByConfidence().sigma(double(0.5), double(3), (double(0.5), double(0.4))) * ByConfidence().weights(confidence, shown)
+    each = ByConfidence().sigma(double(0.5), double(3), (double(0.5), double(0.4))) * ByConfidence().weights(
+        confidence, shown
+    )
     psi = torch.tensor([0.9, 0.1, torch.inf, 0.3])
     torch.testing.assert_close(each[0].double(), 0.5 * (-psi).double().softmax(0), rtol=1e-6, atol=0)
 

@@ -164,6 +164,39 @@ def test_a_flat_tail_is_reached_to_its_end() -> None:
     assert torch.equal(token, ((levels.double() + 0.5) / 2**32 * size).long())
 
 
+@pytest.mark.parametrize("size", [2, 255, 256, 257, 3001, 40_000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_blocks_of_words_change_nothing(size: int, temperature: float) -> None:
+    """Tokens, confidence, margin and entropy equal those of one fp64 softmax, for any number of words."""
+    logits = 3 * torch.randn(40, size, generator=torch.Generator().manual_seed(4))
+    logits[:, size // 2] = -torch.inf
+    drawn = draw(logits, words(40), Categorical(temperature), None)
+    probs = logits.double().softmax(-1)
+    cdf = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    level = (words(40).double() + 0.5) / 2**32
+    exact = torch.searchsorted(cdf, level[:, None], right=True)[:, 0]
+    near = (cdf - level[:, None]).abs().amin(1) < 1e-6  # fp32 logits may fall on either side there
+    assert (drawn.token == exact)[~near].all() and near.sum() <= 1
+    torch.testing.assert_close(
+        drawn.confidence.double(), probs.gather(1, drawn.token[:, None])[:, 0], rtol=1e-5, atol=0
+    )
+    best = probs.topk(2, dim=1).values
+    torch.testing.assert_close(drawn.margin.double(), best[:, 0] - best[:, 1], rtol=1e-4, atol=1e-6)
+    entropy = -(probs * probs.clamp_min(1e-300).log()).sum(1)
+    torch.testing.assert_close(drawn.entropy.double(), entropy, rtol=1e-5, atol=1e-5)
+    assert torch.equal(draw(logits, None, Categorical(0.0), None).token, logits.argmax(-1))
+
+
+def test_a_long_tail_beyond_the_first_block_is_drawn_as_often_as_it_should_be() -> None:
+    """One likely word and 20,000 of 2.5e-5: by quarters of the tail, a chi-square test."""
+    logits = torch.cat([torch.tensor([0.0]), torch.full((20_000,), -9.9034876)])  # exp(-9.9035) = 5e-5
+    token = torch.cat(
+        [draw(logits.expand(200, -1), words(200, f"tail {part}"), Categorical(), None).token for part in range(20)]
+    )
+    cells = torch.where(token == 0, 0, 1 + (token - 1).clamp_min(0) // 5000)
+    assert chi_square_p(torch.bincount(cells, minlength=5), torch.tensor([0.5] + [0.125] * 4) * len(token)) > 1e-4
+
+
 REFUSED = {
     "cold": {"temperature": -0.1},
     "top k": {"top_k": -1},

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from onpath.schedules import Schedule
@@ -33,8 +33,11 @@ class RandomRemask(Remask):
         return schedule.mask_ratio(time)
 
     @abstractmethod
-    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Int64[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
-        """The mean share of the revealed positions to mask again; `limit` is the largest allowed, `times` (t, s)."""
+    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Float[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
+        """The mean share of the revealed positions to mask again.
+
+        limit: the largest share allowed. num_revealed: their number, or the mean of it. times: (t, s).
+        """
 
     def weights(self, confidence: Float[Tensor, "B L"], revealed: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """Each revealed position's sigma in parts of the mean; their mean in a row is 1, and 0 stands elsewhere."""
@@ -50,7 +53,7 @@ class Cap(RandomRemask):
     def __post_init__(self) -> None:
         _check_share("cap", "eta", self.eta)
 
-    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Int64[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
+    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Float[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
         return limit.clamp_max(self.eta)
 
 
@@ -63,7 +66,7 @@ class Rescale(RandomRemask):
     def __post_init__(self) -> None:
         _check_share("rescale", "eta", self.eta)
 
-    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Int64[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
+    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Float[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
         return self.eta * limit
 
 
@@ -72,11 +75,11 @@ class ByConfidence(RandomRemask):
     """sigma_i = limit·softmax(-psi)_i over the revealed positions, psi the probability of the token at its last reveal.
 
     One position a step in the mean at most. Since sigma differs from position to position, the marginal is kept only
-    approximately; masked positions are revealed by the mean of the revealed ones' sigma, which keeps the expected
+    approximately; as many more masked positions are revealed in the mean as are masked again, which keeps the expected
     number of masks. Source: ReMDM, arXiv:2503.00307, Section 4.1 (there masked positions count as sigma = 0).
     """
 
-    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Int64[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
+    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Float[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
         return torch.where(num_revealed > 0, limit / num_revealed.clamp_min(1), 0.0)
 
     def weights(self, confidence: Float[Tensor, "B L"], revealed: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
@@ -117,7 +120,7 @@ class Loop(RandomRemask):
         inner = torch.where(time > self.start, early, torch.where(time < self.stop, late, held))
         return schedule.mask_ratio(torch.where((time >= 0) & (time <= 1), inner, time))
 
-    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Int64[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
+    def sigma(self, limit: Float[Tensor, "B"], num_revealed: Float[Tensor, "B"], times: Times) -> Float[Tensor, "B"]:
         t, s = times
         holds = (t <= self.start) & (s >= self.stop)
         return torch.where(holds.to(limit.device), limit.clamp_max(self.hold), 0.0)

@@ -183,9 +183,11 @@ class Unmasking(Sampler):
         before, after = scope.before.to(device), scope.after.to(device)
         sigma, remask = 0.0, None
         if isinstance(self.remask, RandomRemask):
-            shown = scope.inside & ~state.masked
-            sigma = self.remask.sigma(remask_limit(before, after), shown.sum(1), times)
-            chance = sigma.float()[:, None] * self.remask.weights(state.confidence, shown)
+            shown, limit = scope.inside & ~state.masked, remask_limit(before, after)
+            chance = self.remask.sigma(limit, shown.sum(1).double(), times).float()[:, None]
+            chance = chance * self.remask.weights(state.confidence, shown)
+            # what is revealed instead goes by the mean, which a rule that counts may not take from the row
+            sigma = self.remask.sigma(limit, scope.size.to(device) * (1.0 - before), times)
             remask = (uniform_draws(key.fold("remask"), state.batch) < chance) & shown
             if state.unsettled is not None:
                 remask = remask & state.unsettled[:, None]
@@ -200,7 +202,7 @@ class Unmasking(Sampler):
         if not isinstance(self.remask, RandomRemask) or scope.left is None or state.num_masked is None:
             return None, None
         shown = scope.size - scope.left
-        share = self.remask.sigma(remask_limit(scope.before, scope.after), shown, times)
+        share = self.remask.sigma(remask_limit(scope.before, scope.after), shown.double(), times)
         mean = (share * shown).masked_fill(state.num_masked == 0, 0.0)
         number = (mean + rng.uniform(key.fold("remask count"), state.batch.ids)).floor().long()
         number = torch.minimum(torch.minimum(number, shown), scope.target)
