@@ -91,6 +91,11 @@ class HubText(TextSource):
         return self._cutting.rows(corpus, self.codec, text.place.where, apart=bool(self.validation_split))
 
     @property
+    def tokens(self) -> Int64[Tensor, "T"]:
+        """The tokens of this split one after the other, of large ones the first 2**26."""
+        return self._rows.tokens()
+
+    @property
     def num_examples(self) -> int:
         return self._rows.num_rows
 

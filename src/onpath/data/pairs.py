@@ -165,7 +165,7 @@ class _Examples:
 
 def _fitting(corpus: Corpus, source: TextPairs, path: str) -> _Examples:
     """The examples of a split, those longer than a row treated as the source says."""
-    offsets = torch.from_numpy(np.asarray(corpus.offsets))
+    offsets = torch.from_numpy(np.array(corpus.offsets))  # a copy, for the cache cannot be written to
     start, middle, stop = offsets[:-1:2], offsets[1::2], offsets[2::2]
     held_out = source.split != "train"
     share = 0.0 if source.validation_path is not None else source.validation_share

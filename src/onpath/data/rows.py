@@ -17,6 +17,7 @@ from onpath.data.tokenizers import Tokenizer
 from onpath.types import Batch
 
 Layout = Literal["random", "consecutive", "shuffled"]
+_IN_MEMORY = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,10 @@ class Rows:
         """Rows that hold all tokens once; unpacked ones leave out what does not fill a row at the end."""
         size = self.stop - self.start
         return -(-size // self._content) if self.packed else size // self._content
+
+    def tokens(self) -> Int64[Tensor, "T"]:
+        """The tokens from `start` on, without begin tokens and padding; 2**26 at most, as they come into memory."""
+        return self.corpus.take(torch.arange(self.start, min(self.stop, self.start + _IN_MEMORY)))
 
     def batch(self, ids: Int64[Tensor, "B"], device: torch.device | str) -> Batch:
         """The rows that these example ids mean."""

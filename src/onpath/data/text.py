@@ -77,9 +77,8 @@ class TextFile(TextSource):
 
     @property
     def tokens(self) -> Int64[Tensor, "T"]:
-        """The tokens of this split, one after the other, all of them in memory."""
-        rows = self._rows
-        return rows.corpus.take(torch.arange(rows.start, rows.stop))
+        """The tokens of this split one after the other, of large ones the first 2**26."""
+        return self._rows.tokens()
 
     @property
     def num_examples(self) -> int:
