@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from onpath.models.pretrained import extra
+from onpath.models.pretrained import extra, quiet
 
 MASK_SIGN = "▒"
 """How [MASK] is shown where people read it."""
@@ -297,18 +297,22 @@ def _first(*ids: int | None) -> int | None:
 def _loaded(name: str) -> Any:
     """The tokenizer of that name; ValueError with what to do where there is none."""
     transformers = extra("transformers")
-    path = Path(name)
+    path = Path(name).expanduser()
     try:
         if path.is_file():
             return _from_file(path, transformers)
-        return transformers.AutoTokenizer.from_pretrained(name)
+        if not path.is_dir() and (name.count("/") > 1 or name.startswith((".", "~")) or name.endswith(".json")):
+            raise FileNotFoundError(f"there is no such file or folder in {Path.cwd()}")
+        if path.is_dir() and not [*path.glob("tokenizer*"), *path.glob("vocab*")]:  # transformers would make one up
+            raise FileNotFoundError("the folder holds none")
+        with quiet():
+            return transformers.AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
     except Exception as error:  # the hub, the network and each format have exceptions of their own
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        here = "the folder holds none that can be read" if path.is_dir() else f"there is no such folder in {Path.cwd()}"
         raise ValueError(
-            f"huggingface: name is {name!r}, and no tokenizer comes of it: {here} ({reason}); allowed are a folder "
-            "with a tokenizer.json, that file itself, or a name on the Hugging Face hub, which the network or its "
-            "cache must hold; check the spelling, or download it first (hf download NAME)"
+            f"huggingface: name is {name!r}, and no tokenizer can be read there ({reason}); allowed are a folder with "
+            "a tokenizer.json, that file itself, or a name on the Hugging Face hub, which the network or its cache must "
+            "hold; check the spelling, or download it first (hf download NAME)"
         ) from error
 
 
