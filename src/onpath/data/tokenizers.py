@@ -306,7 +306,9 @@ def _loaded(name: str) -> Any:
         if path.is_dir() and not [*path.glob("tokenizer*"), *path.glob("vocab*")]:  # transformers would make one up
             raise FileNotFoundError("the folder holds none")
         with quiet():
-            return transformers.AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
+            return transformers.AutoTokenizer.from_pretrained(
+                str(path) if path.is_dir() else name, trust_remote_code=False
+            )
     except Exception as error:  # the hub, the network and each format have exceptions of their own
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
@@ -320,7 +322,7 @@ def _from_file(path: Path, transformers: Any) -> Any:
     """A tokenizer.json alone, with the roles of its special tokens by their usual names."""
     beside = path.parent / "tokenizer_config.json"
     if beside.is_file() and path.name == "tokenizer.json":
-        return transformers.AutoTokenizer.from_pretrained(str(path.parent))
+        return transformers.AutoTokenizer.from_pretrained(str(path.parent), trust_remote_code=False)
     made = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
     vocab = made.get_vocab()
     roles = {role: next((t for t in tokens if t in vocab), None) for role, tokens in _USUAL.items()}
