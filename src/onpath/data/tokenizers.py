@@ -313,8 +313,8 @@ def _loaded(name: str) -> Any:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
             f"huggingface: name is {name!r}, and no tokenizer can be read there ({reason}); allowed are a folder with "
-            "a tokenizer.json, that file itself, or a name on the Hugging Face hub, which the network or its cache must "
-            "hold; check the spelling, or download it first (hf download NAME)"
+            "a tokenizer.json, that file itself, or a name on the Hugging Face hub, which the network or its cache "
+            "must hold; check the spelling, or download it first (hf download NAME)"
         ) from error
 
 
