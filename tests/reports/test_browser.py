@@ -138,10 +138,10 @@ def test_words_of_files_stay_words(tab: Page, tmp_path: Path) -> None:
     page.write([folder.path], tmp_path / "out.html")
     tab.open(f"file://{tmp_path / 'out.html'}")
     tab.run("document.querySelector('[aria-label=\"One step back\"]').click()")
-    assert any(NASTY in one for one in texts(tab, ".token"))
+    assert any(NASTY in one for one in texts(tab, ".piece"))
     assert tab.run("document.querySelectorAll('img, b.x, iframe').length") == 0 and tab.faults() == []
     tab.run("document.querySelector('[aria-label=\"One step forward\"]').click()")
-    assert len(texts(tab, ".token.masked")) == 2  # masked again
+    assert [texts(tab, f".text .{name}") for name in ("struck", "masked")] == [[NASTY], ["▒"]]  # masked again
 
 
 def test_a_page_of_a_run_that_has_hardly_begun(tab: Page, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from onpath.config import RunConfig
+from onpath.data.source import TextSource
 from onpath.records import RunFolder
 
 _MOST_ROWS = 4000  # of metrics in a page, over all runs and sets; more of them cannot be seen, but they can be felt
@@ -28,13 +30,15 @@ class Note:
 class Contents:
     """One run folder as it was read.
 
-    metrics: set -> name -> values by row, `step` among the names; numbers that are not finite are None. every: the page
-    holds each so-many-th row of metrics. environment: {} where it is not there. seconds: that training took, as logged.
-    written: when metrics.jsonl was last written, ISO time, "" where there is none.
+    is_text: whether its tokens are text. metrics: set -> name -> values by row, `step` among the names; numbers that
+    are not finite are None. every: the page holds each so-many-th row of metrics. environment: {} where it is not
+    there. seconds: that training took, as logged. written: when metrics.jsonl was last written, ISO time, "" where
+    there is none.
     """
 
     folder: RunFolder
     name: str
+    is_text: bool
     environment: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, list[Any]]]
     every: int
@@ -61,15 +65,19 @@ def read(path: Path, name: str, num_runs: int = 1) -> Contents:
         notes.append(Note("No metrics yet: nothing has been logged.", f"onpath train … --run {path}"))
     columns, every = _columns(rows, max(50, _MOST_ROWS // (2 * num_runs)))
     evaluation = [row for row in _held(folder.evaluation, "evaluation.json", path, notes) if _is_measurement(row)]
-    if not evaluation:
-        notes.append(Note("No evaluation: success is not measured yet.", f"onpath evaluate {path}"))
     traces = [one for one in _held(folder.traces, "samples/traces.jsonl", path, notes) if _is_trace(one)]
+    is_text = _is_text(folder, traces)
+    if not evaluation:
+        what = "the likelihood of text" if is_text else "success"
+        notes.append(Note(f"No evaluation: {what} is not measured yet.", f"onpath evaluate {path}"))
     if not traces:
-        notes.append(Note("No traces: there are no plans to watch.", f"onpath evaluate {path}"))
+        what = "texts" if is_text else "plans"
+        notes.append(Note(f"No traces: there are no {what} to watch.", f"onpath evaluate {path}"))
     metrics = folder.path / "metrics.jsonl"
     return Contents(
         folder=folder,
         name=name,
+        is_text=is_text,
         environment=_environment(folder, notes),
         metrics=columns,
         every=every,
@@ -126,6 +134,14 @@ def _environment(folder: RunFolder, notes: list[Note]) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         notes.append(Note(f"environment.json cannot be read, so versions and machine are not known ({error})."))
         return {}
+
+
+def _is_text(folder: RunFolder, traces: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the tokens of a run are text, by its config or, where that is not understood, by its traces."""
+    try:
+        return issubclass(RunConfig.parse(folder.config()).data.cls, TextSource)
+    except Exception:  # a config of another version, or a class that is not there any more
+        return any(one["kind"] == "text" for one in traces)
 
 
 def _is_measurement(row: Mapping[str, Any]) -> bool:

@@ -182,7 +182,8 @@ function shares() {
 
 theme();
 live();
-plans(report, byId("player"));
+if (byId("player")) plans(report, byId("player"));
+if (byId("text-player")) texts(report, byId("text-player"));
 curves();
 schedules();
 shares();

@@ -16,6 +16,7 @@ from onpath.reports import contents, drawings
 from onpath.reports.contents import Contents, Note
 
 RELOAD_SECONDS = 10
+_REFERENCE = "text"  # the mode of figures that are of the held-out text itself
 
 
 def write(paths: Sequence[Path], output: Path, *, live: bool = False) -> None:
@@ -38,6 +39,7 @@ def facts(run: Contents) -> dict[str, Any]:
     told: dict[str, Any] = {
         "name": run.name,
         "path": str(run.folder.path),
+        "is_text": run.is_text,
         "command": " ".join(["onpath", *map(str, command)]) if command else "",
         "recipe": str(command[1]) if len(command) > 1 and command[0] == "train" else "",
         "environment": dict(run.environment),
@@ -85,8 +87,8 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": _duration, "figure": _figure, "share": _share}
-    script = "\n".join(_part(name) for name in ("charts.js", "plans.js", "page.js"))
+    environment.filters |= {"duration": _duration, "figure": _figure, "share": _share, "titled": _titled}
+    script = "\n".join(_part(name) for name in ("charts.js", "player.js", "plans.js", "texts.js", "page.js"))
     style = _part("page.css")
     data = json.dumps({"format": 1, "runs": runs, "reload": RELOAD_SECONDS if live else 0}, allow_nan=False)
     return environment.from_string(_part("page.html")).render(
@@ -95,6 +97,7 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
         reload=RELOAD_SECONDS,
         written=contents.now(),
         results=results(runs),
+        figures=figures(runs),
         comparison=comparison(runs),
         style=style,
         script=script,
@@ -131,6 +134,32 @@ def results(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         least = min(entry["ci"][0] for entries in modes.values() for entry in entries)
         low = next(start for start in (0.95, 0.9, 0.8, 0.5, 0.0) if least >= start)
         tables.append({"set": name, "modes": modes, "low": low})
+    return tables
+
+
+def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tables of a text evaluation: {metrics, rows}, sets and modes with the same metrics in one table.
+
+    rows: {set, mode, is_reference, entries}, the entries being what each run reached. is_reference: the figures are of
+    the held-out text itself, beside which those of samples are to be read; it stands first.
+    """
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for index, run in enumerate(runs):
+        by_mode: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in run["evaluation"] if run["is_text"] else ():
+            by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
+        for key, metrics in by_mode.items():
+            found.setdefault(key, []).append({"run": run["name"], "index": index, "metrics": metrics})
+    tables: list[dict[str, Any]] = []
+    for (name, mode), entries in found.items():
+        metrics = list(dict.fromkeys(metric for entry in entries for metric in entry["metrics"]))
+        table = next((one for one in tables if set(one["metrics"]) & set(metrics)), None)
+        if table is None:
+            tables.append(table := {"metrics": [], "rows": []})
+        table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
+        table["rows"].append({"set": name, "mode": mode, "is_reference": mode == _REFERENCE, "entries": entries})
+    for table in tables:
+        table["rows"].sort(key=lambda row: not row["is_reference"])
     return tables
 
 
@@ -186,6 +215,12 @@ def _duration(seconds: float) -> str:
 
 def _figure(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, int | float) else "–"
+
+
+def _titled(metric: str) -> str:
+    """A metric as a heading."""
+    words = metric.replace("_", " ")
+    return words[:1].upper() + words[1:]
 
 
 def _share(row: Mapping[str, Any]) -> str:
