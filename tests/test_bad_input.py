@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shlex
@@ -20,7 +21,10 @@ import pytest
 import torch
 import yaml
 
+import texts
 from onpath import build, cli
+from onpath.config import RunConfig
+from onpath.overrides import override
 from onpath.records import RunFolder
 from tiny import CONFIG, tiny
 
@@ -301,6 +305,99 @@ DATA = [
     Case("nothing to validate on", f"{TRAIN} 'data={{kind: trajectories, path: d.npz, validation_share: 0}}'", "d.npz", "validation_share 0.0", "no maze falls into the validation split", "change validation_share", arrays()),
 ]  # fmt: skip
 
+TEXT_CONFIG = {
+    "data": {"kind": "text", "path": "t.txt", "length": 8},
+    "model": {"kind": "token_transformer", "width": 8, "num_heads": 2, "depth": 1},
+    **{name: CONFIG[name] for name in ("objective", "training", "device")},
+}
+TEXT = "train text.yaml --run new data.path=t.txt"
+ROWS = "train text.yaml --run new data.path=t.jsonl"
+HUB = "train text.yaml --run new 'data={kind: hub_text, name: t.jsonl, length: 8, tokenizer: bytes}'"
+PAIRS = "train text.yaml --run new 'data={kind: pairs, path: p.jsonl, length: 24, validation_share: 0.5}'"
+CHATS = f"{PAIRS} data.columns.messages=messages"
+ASK = "sample text-run"
+
+
+def rows(path: str, *objects: Any) -> Prepare:
+    """A .jsonl file with these rows; text stands as it is."""
+    return text(path, "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in objects))
+
+
+def pair(**changes: Any) -> Prepare:
+    """p.jsonl: a good pair, and one with some columns changed or (None) left out."""
+    good = {"prompt": "1 + 1?", "response": "2."}
+    bad = {name: value for name, value in {**good, **changes}.items() if value is not None}
+    return rows("p.jsonl", good, bad)
+
+
+def chat(turns: Any) -> Prepare:
+    return rows("p.jsonl", {"messages": turns})
+
+
+def byte_pairs(path: str, **fields: Any) -> Prepare:
+    return lambda patch: texts.write_byte_pairs(Path(path), **fields)
+
+
+GOOD = text("t.txt", "to be or not to be " * 9)
+TURNS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2."}]
+TOKENIZER = "'data.tokenizer={kind: huggingface, name: tok}'"
+
+TEXTS = [
+    Case("no such file", TEXT, "t.txt", "no such file or folder", ".txt, .md, .jsonl", "give the path"),
+    Case("ending", TEXT.replace("t.txt", "t.pdf"), "t.pdf", "'.pdf'", ".txt, .md, .jsonl", "rename or convert it", text("t.pdf", "%PDF")),
+    Case("folder without text", TEXT.replace("t.txt", "many"), "many", "holds no text", "needed are files ending in .txt", "check the path", folder("many")),
+    Case("empty file", TEXT, "t.txt", "holds no text", "is needed", "check the path", text("t.txt", "")),
+    Case("not UTF-8", TEXT, "t.txt, line 3", r"caf\xe9", "must be UTF-8", "iconv", text("t.txt", b"one\ntwo\ncaf\xe9 \n")),
+    Case("torn .gz", TEXT.replace("t.txt", "t.txt.gz"), "t.txt.gz", "cannot be unpacked as .gz", "torn or another kind", "copy it again", text("t.txt.gz", gzip.compress(b"to be or not to be" * 99)[:40])),
+    Case("no .gz at all", TEXT.replace("t.txt", "t.txt.gz"), "t.txt.gz", "Not a gzipped file", "unpacked as .gz", "the ending that it is", text("t.txt.gz", b"to be")),
+    Case("longer rows than the text", f"{TEXT} data.length=500", "t.txt: its validation part", "17 tokens of 171", "need 500 or more", "lower length", GOOD),
+    Case("validation shorter than a window", f"{TEXT} data.length=100", "t.txt: its validation part", "17 tokens of 171", "need 100 or more", "change validation_share", GOOD),
+    Case("row of nothing", f"{TEXT} data.length=1", "data.length", "length is 1", "2 or more", "change data.length", GOOD),
+    Case("all of it held out", f"{TEXT} data.validation_share=1", "data.validation_share", "is 1.0", "0 up to, but not, 1", "change data.validation_share", GOOD),
+    Case("outside the alphabet", f"{TEXT} data.tokenizer.alphabet='\"benort-\\n\"'", "t.txt, line 2", "holds '!'", "the 8 of the alphabet ('benort-", "leave it out", text("t.txt", "to-be-or-not-to-be\nno!")),
+    Case("alphabet twice", f"{TEXT} data.tokenizer.alphabet=aba", "data.tokenizer.alphabet", "['a'] twice", "each character once", "change data.tokenizer.alphabet", GOOD),
+    Case("documents without ends", f"{TEXT} data.documents=true", "data.documents", "is true", "has no end token", "set data.tokenizer.end=true", GOOD),
+    Case("begin without a token", f"{TEXT} data.begin=true", "data.begin", "is true", "neither a begin nor an end token", "set data.tokenizer.end=true", GOOD),
+    Case("not JSON", ROWS, "t.jsonl, line 2", "'{\"text\": \"b'", "is not JSON", "write one object a line", rows("t.jsonl", {"text": "a"}, '{"text": "b')),
+    Case("not an object", ROWS, "t.jsonl, line 1", "'[1]'", "is not an object", 'like {"text": "…"}', rows("t.jsonl", [1])),
+    Case("empty line", ROWS, "t.jsonl, line 2", "is empty", "one JSON object a line", "take the line out", rows("t.jsonl", {"text": "a"}, "", {"text": "b"})),
+    Case("column", ROWS, "t.jsonl, line 2", "'text' is missing", "there are 'body'", "name the one that holds the text", rows("t.jsonl", {"text": "a"}, {"body": "b"})),
+    Case("column that is no text", ROWS, "t.jsonl, line 1", "'text' is 3, int", "text is needed", "repair the row", rows("t.jsonl", {"text": 3})),
+    Case("half a character", ROWS, "t.jsonl, line 1", "half of a surrogate pair", "whole characters are needed", "repair the row", rows("t.jsonl", '{"text": "\\ud83d"}')),
+    Case("line not UTF-8", ROWS, "t.jsonl, line 2", "is not UTF-8", "must be UTF-8", "iconv", text("t.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n')),
+    Case("no tokenizer there", f"{TEXT} 'data.tokenizer={{kind: huggingface, name: ./nothing}}'", "data.tokenizer", "'./nothing'", "a folder with a tokenizer.json", "check the spelling", GOOD),
+    Case("folder without a tokenizer", f"{TEXT} {TOKENIZER}", "data.tokenizer: name is 'tok'", "the folder holds none", "a folder with a tokenizer.json", "check the spelling", many(GOOD, folder("tok"))),
+    Case("tokenizer that is torn", f"{TEXT} 'data.tokenizer={{kind: huggingface, name: tokenizer.json}}'", "'tokenizer.json'", "no tokenizer can be read", "a folder with a tokenizer.json", "download it first", many(GOOD, text("tokenizer.json", "{"))),
+    Case("token that is not there", f"{TEXT} 'data.tokenizer={{kind: huggingface, name: tok, mask_token: <m>}}'", "mask_token", "'<m>'", "special ones are <|endoftext|>", "correct it, or leave it out", many(GOOD, byte_pairs("tok"))),
+    Case("transformers missing", f"{TEXT} {TOKENIZER}", "data.tokenizer", "transformers", "is needed here", "pip install", many(GOOD, missing("transformers"))),
+    Case("no such dataset", HUB.replace("t.jsonl", "./nothing"), "./nothing, split train", "no such file or folder", "allowed are a name on the Hugging Face hub", "check the spelling"),
+    Case("no such split", f"{HUB} data.validation_split=held", "t.jsonl, split held", "and not 'held'", "has the split 'train' alone", "check the spelling", rows("t.jsonl", {"text": "to be or not"})),
+    Case("column of a dataset", f"{HUB} data.column=body", "t.jsonl, split train, row 0", "'body' is missing", "there are 'text'", "name the one that holds the text", rows("t.jsonl", {"text": "to be or not"})),
+    Case("stream without a limit", f"{HUB} data.streaming=true", "data.streaming", "streaming is true", "set max_documents or max_tokens", "or streaming: false"),
+    Case("negative limit", f"{HUB} data.max_tokens=-1", "data.max_tokens", "max_tokens is -1", "0 (no limit) or more", "change data.max_"),
+    Case("datasets missing", HUB, "t.jsonl, split train", "datasets", "is needed here", "pip install", many(rows("t.jsonl", {"text": "to be"}), missing("datasets"))),
+    Case("no such pairs", PAIRS, "p.jsonl", "no such file", "a .jsonl file of pairs", "give the path"),
+    Case("pairs of another ending", PAIRS.replace("p.jsonl", "p.csv"), "p.csv", "'.csv'", ".jsonl or .jsonl.gz", "convert it", text("p.csv", "a,b")),
+    Case("no pair", PAIRS, "p.jsonl", "holds no pair", "one JSON object a line", "write", text("p.jsonl", "")),
+    Case("column of a pair", PAIRS, "p.jsonl, line 2", "'response' is missing", "there are 'prompt'", "name the one", pair(response=None)),
+    Case("empty response", PAIRS, "p.jsonl, line 2", "the response is empty", "a text is needed", "take it out", pair(response=" ")),
+    Case("response that is no text", PAIRS, "p.jsonl, line 2", "'response' is 2, int", "text is needed", "repair the row", pair(response=2)),
+    Case("pair longer than a row", PAIRS, "p.jsonl: example 1 of the validation part", "37 tokens with its end", "allowed are 24 tokens", "set length=37", pair(response="2" * 30)),
+    Case("no pair left", f"{PAIRS} data.overflow=drop", "p.jsonl: its validation part", "1 examples, of which none is left", "one at least is needed", "raise length", pair(response="2" * 30)),
+    Case("pairs without an end", f"{PAIRS} data.tokenizer=bytes", "data.tokenizer", "this tokenizer has none", "pairs need an end token", "set data.tokenizer.end=true", pair()),
+    Case("padding of nothing", f"{PAIRS} data.end=fill data.padding_side=left", "data.padding_side", "'left'", "end is 'fill'", "leave padding_side out", pair()),
+    Case("format without a prompt", f"{PAIRS} data.columns.prompt_format=Q", "data.columns.prompt_format", "'Q'", "{prompt} must stand in it", "write it like", pair()),
+    Case("format and chat", f"{PAIRS} data.columns.chat=true data.columns.prompt_format='Q {{prompt}}'", "data.columns.prompt_format", "'Q {prompt}'", "framed by the chat template", "leave one out", pair()),
+    Case("subset of a file", f"{PAIRS} data.subset=main", "data.subset", "is 'main'", "only a dataset", "leave subset out", pair()),
+    Case("no conversation", CHATS, "p.jsonl, line 1", "'messages' is missing", "there are 'prompt', 'response'", "name the one", pair()),
+    Case("conversation of one turn", CHATS, "p.jsonl, line 1", "'messages' is [{'role': 'user'", "two or more", "repair the row", chat(TURNS[:1])),
+    Case("conversation without an answer", CHATS, "p.jsonl, line 1", "by 'user'", "must be by 'assistant'", "behind its last answer", chat([*TURNS, TURNS[0]])),
+    Case("no chat template", CHATS, "p.jsonl, line 1", "Characters has no chat template", "take kind: huggingface", "or columns of prompts", chat(TURNS)),
+    Case("tokenizer without a chat template", f"{CHATS} {TOKENIZER}", "p.jsonl, line 1", "tok has no chat template", "the tokenizer of a chat model", "or columns of prompts", many(chat(TURNS), byte_pairs("tok"))),
+    Case("prompt longer than the row", f"{ASK} --prompt 'to be or not'", "prompt", "'to be or not' has 12 tokens", "prompts of up to 7", "shorten it"),
+    Case("prompt outside the alphabet", f"{ASK} --prompt 'xyz'", "prompt: 'xyz'", "holds 'x'", "of the alphabet", "leave it out"),
+]  # fmt: skip
+
 RUNS = [
     Case("no folder", "evaluate nothing", "run folder: nothing", "is not there", "not a run", "onpath train RECIPE --run nothing"),
     Case("empty folder", "sample empty", "run folder: empty", "no config.yaml", "not a run", "onpath train RECIPE --run empty", folder("empty")),
@@ -357,6 +454,7 @@ TABLE = {
         "class": CLASSES,
         "config file": FILES,
         "data": DATA,
+        "text": TEXTS,
         "run": RUNS,
         "command": COMMANDS,
     }.items()
@@ -372,6 +470,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny()
     parts = build.build(config)
     parts.trainer.fit(parts.job(), RunFolder.create(path / "run", config.as_dict()))
+    (path / "text.yaml").write_text(yaml.safe_dump(TEXT_CONFIG))
+    (path / "t.txt").write_text("to be or not to be " * 20)
+    parts = build.build(RunConfig.parse(override(TEXT_CONFIG, [f"data.path={path / 't.txt'}"])))
+    parts.trainer.fit(parts.job(), RunFolder.create(path / "text-run", parts.config.as_dict()))
+    (path / "t.txt").unlink()
     return path
 
 
@@ -383,6 +486,7 @@ def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncheck
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "own", raising=False)
     monkeypatch.setattr(build, "_CALIBRATION_EXAMPLES", 16)
+    monkeypatch.setenv("ONPATH_CACHE", f"{tmp_path}-cache")
     return tmp_path
 
 
@@ -393,7 +497,7 @@ def contents(path: Path) -> dict[str, bytes | None]:
 
 
 def test_the_table_holds_fifty_kinds_and_more() -> None:
-    cases = [*SETTINGS, *VALUES, *CLASSES, *FILES, *DATA, *RUNS, *COMMANDS]
+    cases = [*SETTINGS, *VALUES, *CLASSES, *FILES, *DATA, *TEXTS, *RUNS, *COMMANDS]
     assert len(TABLE) == len(cases) >= 50
     assert all(part for case in cases for part in (case.where, case.given, case.allowed, case.todo))
 

@@ -96,8 +96,8 @@ class PairPlace:
             return cls(path, subset, 0, 0)
         if subset:
             raise ValueError(
-                f"subset is {subset!r}, but path is {path!r}, a file; only a dataset (hub:NAME#SPLIT) has subsets; "
-                "leave subset out"
+                f"data.subset is {subset!r}, but data.path is {path!r}, a file; only a dataset (hub:NAME#SPLIT) "
+                "has subsets; leave subset out"
             )
         file = Path(path)
         if not file.is_file():

@@ -107,8 +107,8 @@ class TextPairs(TextSource):
         codec = self.codec
         if codec.end_id is None:
             raise ValueError(
-                "tokenizer: pairs need an end token, and this tokenizer has none; set tokenizer.end=true (characters, "
-                "bytes), or name a token of its vocabulary in tokenizer.end_token"
+                "data.tokenizer: pairs need an end token, and this tokenizer has none; set data.tokenizer.end=true "
+                "(characters, bytes), or name a token of its vocabulary in data.tokenizer.end_token"
             )
         return Spec(length=self.length, num_words=codec.num_words, mask_id=codec.mask_id)
 

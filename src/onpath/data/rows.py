@@ -107,13 +107,13 @@ class Cutting:
         """ValueError where the tokenizer lacks a token that frames the text."""
         if self.documents and codec.end_id is None:
             raise ValueError(
-                "tokenizer: documents is true, but the tokenizer has no end token to end them with; set "
-                "tokenizer.end=true (characters, bytes) or tokenizer.end_token, or leave documents out"
+                "data.documents is true, but the tokenizer has no end token to end them with; set "
+                "data.tokenizer.end=true (characters, bytes) or data.tokenizer.end_token, or leave documents out"
             )
         if self.begin and codec.begin_id is None:
             raise ValueError(
-                "tokenizer: begin is true, but the tokenizer has neither a begin nor an end token; set "
-                "tokenizer.end=true (characters, bytes) or tokenizer.end_token, or leave begin out"
+                "data.begin is true, but the tokenizer has neither a begin nor an end token; set "
+                "data.tokenizer.end=true (characters, bytes) or data.tokenizer.end_token, or leave begin out"
             )
 
     def rows(self, corpus: Corpus, codec: Tokenizer, name: str, apart: bool) -> Rows:

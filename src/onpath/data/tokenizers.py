@@ -78,8 +78,8 @@ class Tokenizer(ABC):
         ValueError for a tokenizer without a chat template.
         """
         raise ValueError(
-            f"tokenizer: {type(self).__name__} has no chat template, which `messages` need; take kind: huggingface "
-            "with the tokenizer of a chat model, or columns of prompts and responses"
+            f"data.tokenizer: {type(self).__name__} has no chat template, which `messages` need; take kind: "
+            "huggingface with the tokenizer of a chat model, or columns of prompts and responses"
         )
 
 
@@ -257,8 +257,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int]:
         if not self._hf.chat_template:
             raise ValueError(
-                f"tokenizer: {self.name} has no chat template, which `messages` need; take the tokenizer of a chat "
-                "model (often the one whose name ends in Instruct), or columns of prompts and responses"
+                f"data.tokenizer: {self.name} has no chat template, which `messages` need; take the tokenizer of a "
+                "chat model (often the one whose name ends in Instruct), or columns of prompts and responses"
             )
         try:
             return list(
@@ -271,8 +271,8 @@ class HuggingFaceTokenizer(Tokenizer):
             )
         except Exception as error:  # a template is a program, and says no in its own ways
             raise ValueError(
-                f"tokenizer: the chat template of {self.name} refuses the conversation ({error}); mostly the roles "
-                "must be user and assistant in turn, a system message first"
+                f"data.tokenizer: the chat template of {self.name} refuses the conversation ({error}); mostly the "
+                "roles must be user and assistant in turn, a system message first"
             ) from error
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -284,8 +284,8 @@ class HuggingFaceTokenizer(Tokenizer):
         if found is None:
             special = ", ".join(sorted(map(str, self._hf.all_special_tokens)))
             raise ValueError(
-                f"huggingface: {field} is {token!r}, which is not in the vocabulary of {self.name}; allowed is any of "
-                f"its tokens, special ones are {special or 'none'}; correct it, or leave it out"
+                f"data.tokenizer.{field} is {token!r}, which is not in the vocabulary of {self.name}; allowed is any "
+                f"of its tokens, special ones are {special or 'none'}; correct it, or leave it out"
             )
         return found
 
@@ -296,9 +296,9 @@ def _first(*ids: int | None) -> int | None:
 
 def _loaded(name: str) -> Any:
     """The tokenizer of that name; ValueError with what to do where there is none."""
-    transformers = extra("transformers")
     path = Path(name).expanduser()
     try:
+        transformers = extra("transformers")
         if path.is_file():
             return _from_file(path, transformers)
         if not path.is_dir() and (name.count("/") > 1 or name.startswith((".", "~")) or name.endswith(".json")):
@@ -306,15 +306,13 @@ def _loaded(name: str) -> Any:
         if path.is_dir() and not [*path.glob("tokenizer*"), *path.glob("vocab*")]:  # transformers would make one up
             raise FileNotFoundError("the folder holds none")
         with quiet():
-            return transformers.AutoTokenizer.from_pretrained(
-                str(path) if path.is_dir() else name, trust_remote_code=False
-            )
+            return transformers.AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
     except Exception as error:  # the hub, the network and each format have exceptions of their own
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
-            f"huggingface: name is {name!r}, and no tokenizer can be read there ({reason}); allowed are a folder with "
-            "a tokenizer.json, that file itself, or a name on the Hugging Face hub, which the network or its cache "
-            "must hold; check the spelling, or download it first (hf download NAME)"
+            f"data.tokenizer: name is {name!r}, and no tokenizer can be read there ({reason}); allowed are a folder "
+            "with a tokenizer.json, that file itself, or a name on the Hugging Face hub, which the network or its "
+            "cache must hold; check the spelling, or download it first (hf download NAME)"
         ) from error
 
 
