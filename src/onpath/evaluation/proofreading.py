@@ -27,18 +27,22 @@ class Proofreading:
     """What is measured of a network that predicts [MASK] for wrong words.
 
     noise: share of the words that are replaced by others, uniformly. threshold: probability of [MASK] from which a word
-    counts as flagged. passes: of the repair.
+    counts as flagged. repair_threshold: the same for the repair, which has to guess what it flags: a right word that
+    is lost costs as much as a wrong one that is found gains, and not every guess is right. passes: of the repair.
     """
 
     noise: float = 0.1
     threshold: float = 0.5
+    repair_threshold: float = 0.65
     passes: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise < 1 or not 0 < self.threshold < 1 or self.passes < 1:
+        shares = (self.noise, self.threshold, self.repair_threshold)
+        if not all(0 < share < 1 for share in shares) or self.passes < 1:
             raise ValueError(
-                f"proofreading: noise is {self.noise}, threshold is {self.threshold} and passes is {self.passes}; "
-                "needed are shares between 0 and 1, and passes of 1 or more"
+                f"proofreading: noise is {self.noise}, threshold is {self.threshold}, repair_threshold is "
+                f"{self.repair_threshold} and passes is {self.passes}; needed are shares between 0 and 1, and passes "
+                "of 1 or more"
             )
 
     def measure(self, subject: Subject, set_name: str, batches: Iterator[Batch]) -> list[Row]:
@@ -79,7 +83,7 @@ class Proofreading:
     def repaired(self, subject: Subject, batch: Batch, key: rng.Key) -> Tensor:
         """The tokens after the sampler's proofreading, the surest and likeliest words first."""
         tokens = Categorical(temperature=0.0)
-        sampler = Unmasking(order="confidence", tokens=tokens, remask=Proofread(self.threshold))
+        sampler = Unmasking(order="confidence", tokens=tokens, remask=Proofread(self.repair_threshold))
         made = repair(subject.denoiser, subject.process, sampler, batch, key.fold("repair"), self.passes)
         return deque(made, maxlen=1).pop().x
 
