@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from onpath import rng
@@ -32,7 +33,9 @@ from onpath.records import RunFolder
 from onpath.schedules import LinearSchedule
 from onpath.training import checkpoint
 from onpath.training.ema import average_of, update_average
+from onpath.training.optimizers import Muon
 from onpath.types import Batch, Noisy, Spec
+from tiny import tiny, tiny_job, tiny_parts
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is loaded: nothing here is on a hub
 
@@ -412,12 +415,16 @@ def test_frozen_weights_are_shared_with_the_average_and_not_saved(models: Path) 
     for (name, p), held in pairs:
         close(held, begun[name] + (1.0 if p.requires_grad else 0.0))
     names = checkpoint.trained_names(network)
-    assert set(names) == {name for (name, p), _ in pairs if p.requires_grad}
+    assert set(names) == {"_extra_state", *(name for (name, p), _ in pairs if p.requires_grad)}
     state = network.state_dict()
     with pytest.raises(ValueError, match="do not fit the network"):
         checkpoint.fill(network, {name: state[name] for name in names[1:]})
     with pytest.raises(ValueError, match="do not fit the network"):
         checkpoint.fill(network, state)
+    other = denoiser(models, "qwen2", lora=LoRA(rank=2))
+    checkpoint.fill(other, {name: state[name] for name in names})
+    with pytest.raises(ValueError, match="trained beside other frozen weights"):
+        checkpoint.fill(network, {name: state[name] for name in names} | {"_extra_state": network.base + 1})
 
 
 @every
@@ -453,15 +460,17 @@ def test_bf16_is_for_frozen_weights(models: Path) -> None:
 
 # --- the whole way ------------------------------------------------------------------------------------------------
 
+LITTLE = {"lora": {"rank": 4, "alpha": 8}}
 SECTIONS: dict[str, Any] = {
-    "bert": {"kind": "masked_lm"},
-    "qwen2": {"kind": "causal_lm"},
-    "remote": {"kind": "remote_lm", "trust": True},
+    "bert": {"kind": "masked_lm", **LITTLE},
+    "qwen2": {"kind": "causal_lm", **LITTLE},
+    "remote": {"kind": "remote_lm", "trust": True, **LITTLE},
+    "llama": {"kind": "causal_lm"},
 }
 
 
 def config_of(models: Path, kind: str, **training: Any) -> RunConfig:
-    model = {**SECTIONS[kind], "name": str(models / kind), "lora": {"rank": 4, "alpha": 8}}
+    model = {**SECTIONS[kind], "name": str(models / kind)}
     return RunConfig.parse(
         {
             "data": {"class": f"{__name__}:Copying", "mask_id": MASK[kind]},
@@ -498,9 +507,9 @@ def exported(folder: Path, kind: str) -> Any:
     return auto_of(kind).from_pretrained(folder, trust_remote_code=kind == "remote").eval()
 
 
-@pytest.mark.parametrize("kind", THREE)
+@pytest.mark.parametrize("kind", SECTIONS)
 def test_from_a_model_to_a_model(models: Path, tmp_path: Path, kind: str) -> None:
-    """Load, fine-tune with LoRA, break off and resume, evaluate, sample, merge, load in transformers."""
+    """Load, fine-tune (three with LoRA), break off and resume, evaluate, sample, merge, load in transformers."""
     import onpath
 
     config = config_of(models, kind)
@@ -512,7 +521,9 @@ def test_from_a_model_to_a_model(models: Path, tmp_path: Path, kind: str) -> Non
     shutil.rmtree(torn.checkpoints / "step-6")
     fit(config, torn, resume=True)
     one, two = newest(whole), newest(torn)
-    assert one.step == two.step == 6 and all("lora_" in name or name == "mask_embedding" for name in one.model)
+    assert one.step == two.step == 6
+    little = [name for name in one.model if "lora_" in name or name in ("mask_embedding", "_extra_state")]
+    assert len(little) == (2 if kind == "llama" else len(one.model))
     for ours, again in ((one.model, two.model), (one.average, two.average)):
         assert ours.keys() == again.keys() and all(torch.equal(ours[name], again[name]) for name in ours)
     torch.testing.assert_close(one.optimizers, two.optimizers, rtol=0, atol=0)
@@ -599,6 +610,56 @@ def test_a_kill_changes_nothing(models: Path, tmp_path: Path, kind: str) -> None
     assert all(torch.equal(one.average[name], two.average[name]) for name in one.average)
 
 
+WORKER = """
+import os, sys
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+
+sys.path[:0] = sys.argv[2:4]
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)
+from onpath.build import build
+from onpath.config import RunConfig
+from onpath.records import RunFolder
+from onpath.training.distributed import Processes
+
+root = Path(sys.argv[1])
+with Processes.joined() as processes:
+    for name in ("ddp", "fsdp"):
+        config = RunConfig.load(root / "config.yaml", [f"training.parallel={name}"])
+        parts = build(config)
+        folder = processes.first(lambda: RunFolder.create(root / name, config.as_dict()))
+        average = parts.trainer.fit(parts.job(), folder, processes=processes)
+        assert all(isinstance(p, DTensor) == (name == "fsdp") for p in average.parameters())
+print("both agree")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_what_one_does(models: Path, tmp_path: Path) -> None:
+    config = config_of(models, "qwen2")
+    alone = RunFolder.create(tmp_path / "alone", config.as_dict())
+    fit(config, alone)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.as_dict()))
+    (tmp_path / "worker.py").write_text(WORKER)
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    given = [str(tmp_path / "worker.py"), str(tmp_path), str(here), str(here.parent)]
+    done = subprocess.run([*command, *given], check=False, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0 and done.stdout.count("both agree") == 2, done.stderr
+    one = newest(alone)
+    for name in ("ddp", "fsdp"):
+        run = RunFolder(tmp_path / name)
+        losses = [[row["loss"] for row in folder.metrics()] for folder in (alone, run)]
+        assert losses[1] == pytest.approx(losses[0], abs=1e-4), name
+        other = newest(run)
+        assert other.model.keys() == one.model.keys() and other.average.keys() == one.average.keys()
+        for weight in one.average:
+            torch.testing.assert_close(one.average[weight], other.average[weight], rtol=0, atol=1e-3)
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -636,6 +697,47 @@ def test_a_model_without_its_head_is_refused(models: Path, tmp_path: Path) -> No
     assert MaskedLM(spec_of("bert"), name=str(tmp_path / "bare"), random=True).head.out_features == WORDS
 
 
+def changed(models: Path, target: Path, old: str, new: str) -> str:
+    """The remote model with a line of its code changed."""
+    shutil.copytree(models / "remote", target)
+    code = target / "modeling_mars.py"
+    assert old in code.read_text()
+    code.write_text(code.read_text().replace(old, new))
+    return str(target)
+
+
+def test_what_a_network_cannot_do_is_found_out(models: Path, tmp_path: Path) -> None:
+    spec = spec_of("remote")
+    deaf = changed(models, tmp_path / "deaf", "if attention_mask is None", "if True")
+    network = RemoteLM(spec, name=deaf, trust=True)
+    with pytest.raises(ValueError, match=r"deaf attends to padding.*data\.end: fill"):
+        network.encode(padding=torch.zeros(1, LENGTH, dtype=torch.bool))
+    causal = changed(models, tmp_path / "causal", "attn_mask=bias", "is_causal=True")
+    with pytest.raises(ValueError, match="a later token does not change what is said of an earlier one"):
+        RemoteLM(spec, name=causal, trust=True)
+    squashed = changed(models, tmp_path / "squashed", "return self.transformer", "return 1 + self.transformer")
+    with pytest.raises(ValueError, match="does more to its logits than its head"):
+        RemoteLM(spec, name=squashed, trust=True)
+    broken = changed(models, tmp_path / "broken", "self.post_init()", "self.no_such_thing()")
+    with pytest.raises(ValueError, match=r"code of .*broken fails with transformers .*no_such_thing"):
+        RemoteLM(spec, name=broken, trust=True)
+
+
+def test_muon_says_that_it_is_for_other_networks(models: Path) -> None:
+    with pytest.raises(ValueError, match=r"MaskedLM has no matrices under `blocks`.*adamw"):
+        Muon().build(denoiser(models, "bert"))
+
+
+def test_only_what_has_a_format_is_exported(tmp_path: Path) -> None:
+    import onpath
+
+    parts = tiny_parts()
+    parts.trainer.fit(tiny_job(parts), RunFolder.create(tmp_path / "run", tiny().as_dict()))
+    with pytest.raises(ValueError, match=r"PlanMLP has no format but that of its checkpoints.*average\.safetensors"):
+        onpath.load(tmp_path / "run").export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_lora_says_what_it_takes(models: Path) -> None:
     for settings, said in (
         (SimpleNamespace(rank=0), "rank is 0"),
@@ -644,6 +746,8 @@ def test_lora_says_what_it_takes(models: Path) -> None:
     ):
         with pytest.raises(ValueError, match=said):
             LoRA(**vars(settings))
+    with pytest.raises(ValueError, match="random weights would stay random"):
+        denoiser(models, "qwen2", lora=LoRA(), random=True)
     with pytest.raises(ValueError, match=r"the linear layers .*q_proj"):
         denoiser(models, "qwen2", lora=LoRA(targets=("query",)))
     chosen = denoiser(models, "qwen2", lora=LoRA(rank=2, targets=("q_proj", "v_proj")))

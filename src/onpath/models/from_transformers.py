@@ -35,6 +35,7 @@ class MaskedLM(LanguageModel):
         random: bool = False,
     ) -> None:
         super().__init__()
+        _require_trained(self.kind, random, lora)
         network = pretrained.load("AutoModelForMaskedLM", name, dtype=_DTYPES[dtype], random=random)
         _require_own_mask(self.kind, spec, name, network)
         self._take(spec, name, network, lora=lora, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
@@ -66,6 +67,7 @@ class CausalLM(LanguageModel):
         random: bool = False,
     ) -> None:
         super().__init__()
+        _require_trained(self.kind, random, lora)
         network = pretrained.load("AutoModelForCausalLM", name, dtype=_DTYPES[dtype], random=random)
         _look_both_ways(network)
         self.shift = shift
@@ -107,6 +109,11 @@ class RemoteLM(LanguageModel):
 
     def attention_advice(self) -> str:
         return "It attends to both sides, as it always did."
+
+
+def _require_trained(kind: str, random: bool, lora: LoRA | None) -> None:
+    if random and lora is not None:
+        raise ValueError(f"{kind}: random weights would stay random beside lora; leave out random or lora")
 
 
 def _look_both_ways(network: Any) -> None:

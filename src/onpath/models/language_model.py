@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from onpath.models import pretrained, remote
 from onpath.models.blocks import read_rows
 from onpath.models.lora import LoRA, merge
+from onpath.models.surgery import add_row, fingerprint, first_position, head_of, put, sample, scale_of
 from onpath.types import Readout, Spec
 
 Dtype = Literal["fp32", "bf16"]
@@ -54,19 +55,21 @@ class LanguageModel(nn.Module, ABC):
                 f"{self.kind}: dtype is bf16 without lora; trained weights need fp32, or small steps are lost. "
                 "Set lora, or dtype: fp32 (training.precision: bf16 computes in bf16 all the same)"
             )
-        self.head_path, self.head = _head_of(self.kind, network)
+        self.head_path, self.head = head_of(self.kind, network)
         accepted = inspect.signature(network.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.settings = {key: value for key, value in _SETTINGS.items() if key in accepted}
-        self.first_position = _first_position(network)
+        self.first_position = first_position(network)
         self._require_fit(network)
         with torch.no_grad():
-            own = network(input_ids=_sample(network.config), **self.settings).logits
-        _put(network, self.head_path, nn.Identity())
+            own = network(input_ids=sample(network.config), **self.settings).logits
+        put(network, self.head_path, nn.Identity())
         self.network = network.requires_grad_(True)
         self._add_mask()
         self._probe(own)
+        self.base = torch.empty(0, dtype=torch.int64)
         if lora is not None:
+            self.base = fingerprint(network, self.head)
             self.head.requires_grad_(False)
             lora.put_into(network)
         if gradient_checkpointing:
@@ -101,7 +104,7 @@ class LanguageModel(nn.Module, ABC):
             )
         if not is_new:
             return
-        self.embedding_scale = _scale_of(table, self.kind)
+        self.embedding_scale = scale_of(table, self.kind)
         self.mask_embedding = nn.Parameter(table.weight[: spec.num_words].detach().float().mean(0))
         if spec.mask_logit and self.head.weight is not table.weight:
             self.mask_head = nn.Parameter(self.head.weight[: spec.num_words].detach().float().mean(0))
@@ -109,8 +112,8 @@ class LanguageModel(nn.Module, ABC):
     @torch.no_grad()
     def _probe(self, own: Float[Tensor, "1 L V"]) -> None:
         """Whether the network does what is taken for granted here, on a few tokens; ValueError where it does not."""
-        x, error = _sample(self.network.config), torch.inf
-        with suppress(AttributeError, TypeError):  # of code that asks its head for more than a forward
+        x, error = sample(self.network.config), torch.inf
+        with suppress(AttributeError, TypeError, RuntimeError):  # where the head is more than called, or not at all
             hidden = self._hidden(x, None, None)
             error = float((self.head(hidden) - own).abs().max())
         if not error <= 0.01 * float(own.abs().max()):
@@ -145,6 +148,17 @@ class LanguageModel(nn.Module, ABC):
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
+    def get_extra_state(self) -> Int64[Tensor, "P"]:
+        """What tells the frozen weights of a checkpoint, which it does not hold, from others."""
+        return self.base
+
+    def set_extra_state(self, state: Int64[Tensor, "P"]) -> None:
+        if not torch.equal(state.cpu(), self.base):
+            raise ValueError(
+                f"{self.kind}: the checkpoint was trained beside other frozen weights than those of {self.name} now; "
+                "put back the model that it was trained with (on the hub: its revision)"
+            )
+
     def encode(
         self,
         padding: Bool[Tensor, "B L"] | None = None,
@@ -156,7 +170,8 @@ class LanguageModel(nn.Module, ABC):
             return None
         if padding is not None and self.padding_leaks:
             raise ValueError(
-                f"{self.kind}: {self.name} attends to padding, whatever it is told; give it examples of one length"
+                f"{self.kind}: {self.name} attends to padding, whatever it is told; give it examples of one length, "
+                "such as those that data.end: fill makes"
             )
         if documents is None:
             assert padding is not None
@@ -251,9 +266,9 @@ class LanguageModel(nn.Module, ABC):
         network, head = copy.deepcopy((self.network, self.head))
         if self.lora is not None:
             merge(network)
-        _put(network, self.head_path, head)
+        put(network, self.head_path, head)
         if self.mask_embedding is not None:
-            _add_row(network, self.spec, self.mask_embedding, self.mask_head)
+            add_row(network, self.spec, self.mask_embedding, self.mask_head)
         save = remote.save if self.kind == "remote_lm" else pretrained.save
         save(network, self.name, folder, mask_id=self.spec.mask_id)
         (folder / "README.md").write_text(self._readme(), encoding="utf-8")
@@ -277,56 +292,3 @@ def _positions(present: Bool[Tensor, "B L"], documents: Int64[Tensor, "B L"] | N
     if documents is not None:
         begins[:, 1:] = present[:, 1:] & (documents[:, 1:] != documents[:, :-1])
     return (order - torch.where(begins, order, 0).cummax(1).values).clamp_min(0)
-
-
-def _head_of(kind: str, network: Any) -> tuple[str, nn.Linear]:
-    """The last linear layer and where it is."""
-    head = network.get_output_embeddings()
-    found = [path for path, module in network.named_modules() if module is head]
-    if not found or not isinstance(head, nn.Linear):
-        raise ValueError(f"{kind}: {type(network).__name__} has no linear layer as its head; take another model")
-    return found[0], head
-
-
-def _put(network: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, attribute = path.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, module)
-
-
-def _add_row(network: Any, spec: Spec, embedding: Tensor, head: Tensor | None) -> None:
-    """Puts the row of [MASK] into the tables of words."""
-    rows = max(spec.mask_id + 1, network.get_input_embeddings().num_embeddings)
-    with torch.random.fork_rng(devices=[]):  # transformers draws new rows, which are overwritten
-        network.resize_token_embeddings(rows, mean_resizing=False)
-    network.get_input_embeddings().weight[spec.mask_id] = embedding
-    output = network.get_output_embeddings().weight
-    if output is not network.get_input_embeddings().weight:
-        output[spec.mask_id] = output[: spec.num_words].mean(0) if head is None else head
-
-
-@torch.no_grad()
-def _scale_of(table: nn.Module, kind: str) -> float:
-    """What an embedding multiplies its rows by (Gemma); ValueError where it does anything else with them."""
-    assert isinstance(table.weight, Tensor)
-    rows, found = table.weight[:4].float(), table(torch.arange(4)).float()
-    scale = float((rows * found).sum() / rows.square().sum())
-    if not torch.allclose(found, rows * scale, rtol=0.02, atol=1e-6):
-        raise ValueError(
-            f"{kind}: {type(table).__name__} does more than to look up a row, so that no [MASK] can be added; take "
-            "another model"
-        )
-    return scale
-
-
-def _first_position(network: nn.Module) -> int:
-    """The id of position 0, where a table of positions keeps the first rows for padding (RoBERTa)."""
-    for path, module in network.named_modules():
-        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
-
-
-def _sample(config: Any) -> Int64[Tensor, "1 L"]:
-    """Four tokens, none of which pads."""
-    pad = getattr(config, "pad_token_id", None)
-    return torch.tensor([[token for token in range(5) if token != pad][:4]])
