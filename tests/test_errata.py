@@ -6,6 +6,7 @@ Each test would fail if the mistake were made here.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,9 @@ from onpath.evaluation.check import mask_is_learnt, overfits, states_differ
 from onpath.models.policy import PlanMLP
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
+from onpath.objectives.penalties import MaskingPenalties
 from onpath.processes.masking import Masking
-from onpath.ramps import LinearRamp
+from onpath.ramps import LinearRamp, Ramp
 from onpath.rng import Key
 from onpath.sampling.counts import AncestralCount
 from onpath.sampling.grids import UniformGrid
@@ -136,6 +138,32 @@ def test_erratum_11_many_steps_lower_neither_entropy_nor_the_number_of_reveals()
     # reveals are uniform over the steps: no more and no fewer at the end, where a position is nearly alone
     tenth = torch.bincount(state.revealed_at.flatten() // (steps // 10), minlength=10)
     assert chi_square_p(tenth, torch.full((10,), len(tokens) / 10)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("step", "keep", "correct"),
+    [(0, 1.0, 0.0), (250, 0.8125, 0.125), (500, 0.625, 0.25), (1000, 0.25, 0.5), (10_000, 0.25, 0.5)],
+)
+def test_erratum_12_the_penalties_are_discounts_on_a_linear_curriculum(step: int, keep: float, correct: float) -> None:
+    assert MaskingPenalties(PROCESS, WORDS).penalties(step) == pytest.approx((keep, correct))
+
+
+def test_erratum_12_validation_uses_the_final_values() -> None:
+    """A best checkpoint must not be chosen by the curriculum: the same network has the same loss at every step."""
+    source = FourRoomsExpert()
+    spec = replace(source.spec(), mask_logit=True)
+    torch.manual_seed(0)
+    network = PlanMLP(spec, width=32, hidden=32, depth=1)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    process = Masking(LinearSchedule(), spec.mask_id)
+
+    def loss(keep: float | Ramp, correct: float | Ramp) -> float:
+        objective = MaskingPenalties(process, spec.num_words, keep, correct)
+        job = Job(network, objective, source, source.at_split("validation"))
+        return Trainer(steps=10, batch_size=64, validation_examples=64).validate(network, job, 10)["loss"]
+
+    ramped = loss(LinearRamp(1.0, 0.25, 10), LinearRamp(0.0, 0.5, 10))
+    assert ramped == loss(0.25, 0.5) != loss(1.0, 0.0)
 
 
 def test_erratum_15_the_network_hears_the_masked_fraction_of_its_input() -> None:
@@ -320,7 +348,8 @@ def test_erratum_22_a_step_of_a_sampler_has_no_loop_over_the_batch(name: str) ->
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_erratum_22_an_objective_has_no_loop_over_the_batch(name: str) -> None:
     def loss(size: int) -> int:
-        objective, nets, batch = OBJECTIVES[name](PROCESS), Nets(HashDenoiser(WORDS)), ragged(size)
+        objective, batch = OBJECTIVES[name](PROCESS), ragged(size)
+        nets = Nets(HashDenoiser(WORDS, with_mask=objective.predicts_mask))
         return count(lambda: objective(nets, batch, Key(13), 0))
 
     assert loss(12) == loss(600)
