@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from onpath.config import RunConfig
 from onpath.records import RunFolder, Trace
 from tiny import tiny
 
@@ -53,6 +54,57 @@ def made(path: Path, *overrides: str) -> RunFolder:
         folder.append_metrics(row)
     folder.write_evaluation(EVALUATION)
     folder.write_traces([PLAN])
+    return folder
+
+
+TEXT = Trace(
+    kind="text",
+    set="generated",
+    mode="samples@4",
+    task=0,
+    length=6,
+    generations=(
+        {
+            "after": 0,
+            "steps": 4,
+            "events": [
+                (0, 0, "T", None),
+                (1, 1, "o", 0.9),
+                (1, 3, "x", 0.2),
+                (2, 2, " ", 0.6),
+                (2, 3, None, None),
+                (3, 3, "\n", 0.7),
+                (3, 4, "b", 0.4),
+                (4, 5, "e", 0.95),
+            ],
+        },
+    ),
+    step=3,
+)
+OF_TEXT = [
+    measured("bits_per_token", 2.75, set="validation", mode="nelbo", ci95=[2.7, 2.8], se=0.0255),
+    measured("bits_per_byte", 2.5, set="validation", mode="nelbo", ci95=None),
+    measured("length", 64.0, set="generated", mode="samples@4", ci95=[60.0, 68.0]),
+    measured("distinct_2", 0.5, set="generated", mode="samples@4", ci95=None),
+    measured("length", 63.0, set="validation", mode="text", ci95=[59.0, 67.0]),
+    measured("distinct_2", 0.25, set="validation", mode="text", ci95=None),
+]
+TEXT_CONFIG = {
+    "data": {"kind": "text", "path": "onpath:tinyshakespeare.txt.gz", "length": 16},
+    "model": {"kind": "token_transformer", "width": 16, "num_heads": 2, "depth": 1},
+    "objective": "nelbo",
+    "training": {"steps": 3, "batch_size": 8, "validation_examples": 8, "warmup_steps": 2},
+    "device": "cpu",
+}
+
+
+def made_of_text(path: Path, mode: str = "samples@4") -> RunFolder:
+    """A run on text that has trained, was evaluated and watched; its samples are called `mode`."""
+    folder = RunFolder.create(path, RunConfig.parse(TEXT_CONFIG).as_dict())
+    for row in ROWS:
+        folder.append_metrics(row)
+    folder.write_evaluation([row | {"mode": mode} if row["set"] == "generated" else row for row in OF_TEXT])
+    folder.write_traces([replace(TEXT, mode=mode)])
     return folder
 
 

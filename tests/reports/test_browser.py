@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Page, chromium
-from folders import NASTY, made
+from folders import NASTY, made, made_of_text
 
 from onpath.records import RunFolder, Trace
 from onpath.reports import page
@@ -87,6 +87,74 @@ def test_buttons_and_slider(tab: Page, report: str) -> None:
     assert tab.run("document.querySelector('.controls [type=range]').getAttribute('aria-valuetext')") == "4 of 5"
 
 
+@pytest.fixture(scope="module")
+def texts_report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("texts")
+    paths = [made_of_text(folder / "one").path, made_of_text(folder / "two", "samples@8").path]
+    page.write(paths, folder / "report.html")
+    return f"file://{folder / 'report.html'}"
+
+
+def pieces(tab: Page) -> list[tuple[str, str]]:
+    """Text and class of each token of the first run."""
+    found = tab.run(
+        "[...document.querySelectorAll('.board:first-child .piece')].map((e) => [e.textContent, e.className.slice(6)])"
+    )
+    return [(words, names) for words, names in found]
+
+
+def test_a_text_unmasks(tab: Page, texts_report: str) -> None:
+    tab.size(1280, 900)
+    tab.open(texts_report)
+    assert tab.faults() == []
+    assert texts(tab, ".board h3") == ["one", "twosamples@8"]  # a run without this mode shows its own
+    tab.run("document.querySelector('.player').focus()")
+    tab.press("Home")
+    assert pieces(tab) == [("T", "given"), *[("▒", "masked")] * 2, ("▒\n", "masked"), *[("▒", "masked")] * 2]
+    assert texts(tab, ".status")[0] == "Step 0 of 4: 0 of 5 tokens revealed."
+    tab.press("ArrowRight")
+    assert pieces(tab)[1] == ("o", "new w0") and pieces(tab)[3] == ("x\n", "new w0")
+    tab.press("ArrowRight")
+    assert pieces(tab)[3] == ("x\n", "struck") and pieces(tab)[1] == ("o", "w0")
+    assert "line-through" in tab.run("getComputedStyle(document.querySelector('.text .struck')).textDecorationLine")
+    assert texts(tab, ".status")[0] == (
+        "Step 2 of 4: 2 of 5 tokens revealed; 1 new, 1 masked again. Masked again so far: 1."
+    )
+    tab.press("ArrowRight")
+    assert pieces(tab)[3] == ("↵\n", "new again w4")
+    assert "wavy" in tab.run("getComputedStyle(document.querySelector('.text .again')).textDecoration")
+    title = "document.querySelectorAll('.board:first-child .piece')[3].title"
+    assert tab.run(title) == "Token 4: “↵”, revealed at step 3, probability 0.7, masked again once"
+    tab.press("End")
+    assert "".join(words for words, _ in pieces(tab)) == "To ↵\nbe"
+    assert [names for _, names in pieces(tab)] == ["given", "w0", "w2", "again w4", "w4", "new w6"]
+    tab.run("document.querySelector('[name=text-colour][value=probability]').click()")
+    assert [names for _, names in pieces(tab)] == ["given", "p6", "p4", "again p4", "p2", "new p6"]
+    tab.press("Home")
+    tab.press(" ")
+    tab.wait("document.querySelector('.player.moving') !== null")
+    tab.wait("document.querySelector('.player.moving') === null")
+    assert texts(tab, ".status")[0].startswith("Step 4 of 4: 5 of 5 tokens revealed")
+    assert tab.faults() == []
+
+
+def test_a_text_can_be_read_without_colour(tab: Page, texts_report: str) -> None:
+    tab.open(texts_report)
+    tab.run("document.querySelector('.board details').open = true")
+    tab.wait("document.querySelector('.board tbody tr') !== null")
+    rows = [" ".join(texts(tab, f".board tbody tr:nth-child({row}) > *")) for row in (1, 2, 4)]
+    assert rows == ["1 T given – ", "2 o 1 0.9 ", "4 ↵ 3 0.7 1×"]
+
+
+def test_costs_in_bits(tab: Page, texts_report: str) -> None:
+    tab.open(texts_report)
+    figure = "#curve-charts figure:nth-child(2)"
+    assert texts(tab, f"{figure} figcaption")[0] == "NELBOnats per token, a bound"
+    tab.run("document.querySelector('[name=curve-unit][value=bits]').click()")
+    assert texts(tab, f"{figure} figcaption")[0] == "NELBObits per token, a bound"
+    assert texts(tab, f"{figure} .legend b")[0] == "1.262"  # 0.875 / ln 2
+
+
 def test_dark_and_light(tab: Page, report: str, tmp_path: Path) -> None:
     colour = "getComputedStyle(document.body).backgroundColor"
     tab.prefer(prefers_color_scheme="light")
@@ -122,10 +190,11 @@ def test_curves_change_their_scale_and_are_read_by_keys(tab: Page, report: str) 
 
 
 @pytest.mark.parametrize("width", [390, 1600])
-def test_nothing_sticks_out(tab: Page, report: str, width: int) -> None:
+def test_nothing_sticks_out(tab: Page, report: str, texts_report: str, width: int) -> None:
     tab.size(width, 900)
-    tab.open(report)
-    assert tab.run("document.documentElement.scrollWidth") <= width
+    for url in (report, texts_report):
+        tab.open(url)
+        assert tab.run("document.documentElement.scrollWidth") <= width
 
 
 def test_words_of_files_stay_words(tab: Page, tmp_path: Path) -> None:

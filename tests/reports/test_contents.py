@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from folders import EVALUATION, PLAN, as_written, made
+from folders import EVALUATION, PLAN, TEXT, TEXT_CONFIG, as_written, made, made_of_text
 
+from onpath.config import RunConfig
 from onpath.records import RunFolder
 from onpath.reports.contents import Contents, read
 
@@ -39,6 +40,18 @@ def test_an_empty_run_says_what_makes_the_rest(tmp_path: Path) -> None:
     for what in ("No metrics yet", "No evaluation", "No traces", "environment.json cannot be read"):
         assert what in notes(run)
     assert f"onpath evaluate {folder.path}" in notes(run)
+
+
+def test_a_run_on_text(tmp_path: Path) -> None:
+    folder = made_of_text(tmp_path / "a")
+    run = read(folder.path, "a")
+    assert run.is_text and list(run.traces) == [as_written(TEXT)] and not run.notes
+    assert not read(made(tmp_path / "b").path, "b").is_text
+    folder.write_config({"data": {"kind": "gone"}})
+    assert read(folder.path, "a").is_text  # its traces tell
+    empty = read(RunFolder.create(tmp_path / "c", RunConfig.parse(TEXT_CONFIG).as_dict()).path, "c")
+    assert "the likelihood of text is not measured yet" in notes(empty)
+    assert "there are no texts to watch" in notes(empty)
 
 
 def test_a_torn_line_is_left_out_and_named(tmp_path: Path) -> None:

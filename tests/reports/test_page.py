@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from folders import EVALUATION, NASTY, PLAN, as_written, data_of, made, measured
+from folders import EVALUATION, NASTY, OF_TEXT, PLAN, TEXT, as_written, data_of, made, made_of_text, measured
 
 from onpath.records import RunFolder
 from onpath.reports import page
@@ -116,6 +116,52 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     rows = {row["path"]: row for row in page.comparison(data["runs"])["rows"]}
     assert rows["seed"]["values"] == ["0", "5"] and rows["seed"]["differ"] and rows["seed"]["shown"]
     assert not rows["model.width"]["differ"] and not rows["training.clip_norm"]["shown"]
+
+
+def test_a_page_on_text(tmp_path: Path) -> None:
+    page.write([made_of_text(tmp_path / "a").path], tmp_path / "out.html")
+    (run,) = data_of(tmp_path / "out.html")["runs"]
+    assert run["is_text"] and run["traces"] == [as_written(TEXT)] and run["mask_shares"]
+    found = Elements(tmp_path / "out.html")
+    ids = {attributes.get("id") for _, attributes in found.tags}
+    assert "texts" in ids and "plans" not in ids
+    assert "nelbo 2.75 2.7–2.8 2.5 20" in found.text
+    samples, reference = "samples@4 64 60–68 0.5 20", "the text itself, for comparison 63 59–67 0.25 20"
+    assert found.text.index(reference) < found.text.index(samples)
+    assert "No run has been evaluated" not in found.text and "Share of tasks solved" not in found.text
+
+
+def test_text_and_plans_side_by_side(tmp_path: Path) -> None:
+    paths = [
+        made_of_text(tmp_path / "a").path,
+        made(tmp_path / "b").path,
+        made_of_text(tmp_path / "c", "samples@8").path,
+    ]
+    page.write(paths, tmp_path / "out.html")
+    runs = data_of(tmp_path / "out.html")["runs"]
+    costs, scores = page.figures(runs)
+    assert costs["metrics"] == ["bits_per_token", "bits_per_byte"]
+    assert [entry["run"] for entry in costs["rows"][0]["entries"]] == ["a", "c"]
+    assert [(row["mode"], row["is_reference"], len(row["entries"])) for row in scores["rows"]] == [
+        ("text", True, 2),
+        ("samples@4", False, 1),
+        ("samples@8", False, 1),
+    ]
+    assert [table["set"] for table in page.results(runs)] == ["test"]
+    ids = {attributes.get("id") for _, attributes in Elements(tmp_path / "out.html").tags}
+    assert {"texts", "plans"} <= ids
+
+
+def test_what_another_sampler_leaves_alone_is_told_once(tmp_path: Path) -> None:
+    folder = made_of_text(tmp_path / "a")
+    label = " sampler.order=margin"
+    again = [
+        row | {"mode": row["mode"] + label, "value": row["value"] + (row["set"] == "generated")} for row in OF_TEXT
+    ]
+    folder.write_evaluation(again)
+    page.write([folder.path], tmp_path / "out.html")
+    modes = [row["mode"] for table in page.figures(data_of(tmp_path / "out.html")["runs"]) for row in table["rows"]]
+    assert modes == ["nelbo", "text", "samples@4", "samples@4" + label]
 
 
 def test_a_run_given_twice_is_refused(tmp_path: Path) -> None:

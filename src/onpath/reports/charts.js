@@ -117,7 +117,6 @@ function chart(spec) {
   if (spec.table !== false) holder.append(table(spec, xs));
   if (spec.fine) holder.append(make("p", { class: "fine" }, spec.fine));
   new ResizeObserver(render).observe(holder);
-  holder.setLog = (log) => { spec.log = log && spec.mayLog; render(); };
   return holder;
 }
 
@@ -128,7 +127,8 @@ function layout(spec, width, height) {
   let [low, high] = bounds;
   if (spec.y && !log) { low = spec.y.low ?? low; high = spec.y.high ?? high; }
   const pad = log ? 0 : (high - low) * 0.06;
-  const rows = log ? logTicks(low, high) : ticks(low, high, 4);
+  const powers = log ? logTicks(low, high) : [];
+  const rows = powers.length > 2 ? powers : ticks(low, high, 4);
   const left = 14 + 7 * Math.max(2, ...rows.map((tick) => short(tick).length));
   const lines = (spec.marks || []).filter((mark) => mark.label).length, ticked = (spec.marks || []).some((mark) => mark.tick !== undefined);
   const top = 12 + 15 * lines + (ticked ? 14 : 0), bottom = height - 40, right = width - 14;

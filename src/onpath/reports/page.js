@@ -60,31 +60,40 @@ function same(a, b) {
   return a.length === b.length && a.every((value, index) => value === b[index]);
 }
 
+// Costs in nats, which may be read in bits.
+const IN_NATS = ["nelbo_per_token", "masked_cross_entropy"];
+
 function curves() {
   const runs = report.runs, holder = byId("curve-charts"), tools = byId("curve-tools");
   const names = [...new Set(runs.flatMap((run) => Object.values(run.metrics).flatMap((columns) => Object.keys(columns))))].filter((name) => !HIDDEN.includes(name));
   names.sort((a, b) => (FIRST.indexOf(a) + 1 || 99) - (FIRST.indexOf(b) + 1 || 99));
   const isCopy = (name) => name === "masked_cross_entropy" && runs.every((run) => Object.values(run.metrics).every((c) => !c[name] || !c.loss || same(c[name], c.loss)));
   const last = Math.max(1, ...runs.map((run) => run.step));
-  const made = names.filter((name) => !isCopy(name)).map((name) => {
+  const curveOf = (name, isLog, inBits) => {
+    const shown = inBits && IN_NATS.includes(name) ? (value) => (value === null ? null : value / Math.LN2) : (value) => value;
     const series = runs.flatMap((run, index) => Object.entries(run.metrics).filter(([, columns]) => columns[name]).map(([set, columns]) => ({
-      label: runs.length > 1 ? `${run.name} ${set}` : set, run: index, xs: columns.step, ys: columns[name], dots: set !== "train", thin: set === "train",
+      label: runs.length > 1 ? `${run.name} ${set}` : set, run: index, xs: columns.step, ys: columns[name].map(shown), dots: set !== "train", thin: set === "train",
     })));
     const [title, unit] = spelled(name);
     const values = series.flatMap((one) => one.ys).filter((value) => value !== null);
     const mayLog = values.length > 0 && values.every((value) => value > 0) && !["accuracy", "masked_share"].includes(name);
     const y = { accuracy: { high: 1 }, masked_share: { low: 0, high: 1 } }[name];
-    return chart({ title, unit, series, mayLog, log: mayLog && /loss|nelbo|cross_entropy|norm/.test(name), y, x: { label: "step", low: 0, high: last } });
-  });
-  if (!made.length) {
+    return chart({ title, unit: inBits ? unit.replace("nats", "bits") : unit, series, mayLog, log: isLog && mayLog && /loss|nelbo|cross_entropy|norm/.test(name), y, x: { label: "step", low: 0, high: last } });
+  };
+  const wanted = { scale: "log", unit: "nats" };
+  const shown = names.filter((name) => !isCopy(name));
+  if (!shown.length) {
     holder.append(make("p", { class: "note" }, "Nothing has been logged yet; the curves appear with the first row of metrics.jsonl."));
     return;
   }
-  const chips = [["linear", "Linear"], ["log", "Logarithmic"]].map(([value, words]) => make("label", { class: "chip" },
-    make("input", { type: "radio", name: "curve-scale", value, checked: value === "log", onchange: () => made.forEach((one) => one.setLog(value === "log")) }), make("span", {}, words)));
-  tools.append(make("fieldset", { class: "group" }, make("legend", {}, "Values"), ...chips), make("span", { class: "muted" }, "Lines with circles are of validation, the others of training."));
+  const refresh = () => holder.replaceChildren(...shown.map((name) => curveOf(name, wanted.scale === "log", wanted.unit === "bits")));
+  const choice = (title, key, options) => make("fieldset", { class: "group" }, make("legend", {}, title), ...options.map(([value, words]) => make("label", { class: "chip" },
+    make("input", { type: "radio", name: `curve-${key}`, value, checked: value === wanted[key], onchange: () => { wanted[key] = value; refresh(); } }), make("span", {}, words))));
+  tools.append(choice("Values", "scale", [["linear", "Linear"], ["log", "Logarithmic"]]));
+  if (runs.some((run) => run.is_text)) tools.append(choice("Costs", "unit", [["nats", "Nats"], ["bits", "Bits"]]));
+  tools.append(make("span", { class: "muted" }, "Lines with circles are of validation, the others of training."));
   if (runs.some((run) => run.every > 1)) tools.append(make("span", { class: "muted" }, `Thinned: each ${Math.max(...runs.map((run) => run.every))}th row is shown.`));
-  holder.append(...made);
+  refresh();
 }
 
 function groups(runs, keyOfRun) {

@@ -148,8 +148,11 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         by_mode: dict[tuple[str, str], dict[str, Any]] = {}
         for row in run["evaluation"] if run["is_text"] else ():
             by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
-        for key, metrics in by_mode.items():
-            found.setdefault(key, []).append({"run": run["name"], "index": index, "metrics": metrics})
+        for (name, mode), metrics in by_mode.items():
+            plain = by_mode.get((name, mode.split(" ")[0]), {})
+            if metrics is plain or _values(metrics) != _values(plain):  # another sampler changes nothing in some modes
+                entry = {"run": run["name"], "index": index, "metrics": metrics}
+                found.setdefault((name, mode), []).append(entry)
     tables: list[dict[str, Any]] = []
     for (name, mode), entries in found.items():
         metrics = list(dict.fromkeys(metric for entry in entries for metric in entry["metrics"]))
@@ -157,10 +160,16 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if table is None:
             tables.append(table := {"metrics": [], "rows": []})
         table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
-        table["rows"].append({"set": name, "mode": mode, "is_reference": mode == _REFERENCE, "entries": entries})
+        table["rows"].append(
+            {"set": name, "mode": mode, "is_reference": mode.split(" ")[0] == _REFERENCE, "entries": entries}
+        )
     for table in tables:
         table["rows"].sort(key=lambda row: not row["is_reference"])
     return tables
+
+
+def _values(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: row["value"] for name, row in metrics.items()}
 
 
 def comparison(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ function textBoard(colouring) {
     const text = make("div", { class: "text", role: "group", "aria-label": "The text as it stands" }, ...cells);
     const strong = make("strong"), rest = make("span");
     const status = make("p", { class: "status", role: "status" }, strong, " ", rest);
-    const element = make("div", { class: "board" }, heading, text, status, tokenTable(moments.at(-1), trace));
+    const element = make("div", { class: "board" }, heading, text, status, tokenTable(moments.at(-1), `Tokens of text ${trace.task} of ${run.name}`));
     const show = (at) => {
       const moment = moments[Math.min(at, moments.length - 1)];
       const struck = new Map(moment.struck), fresh = new Set(moment.fresh);
@@ -61,7 +61,7 @@ function toldOf(moment) {
 }
 
 // All that colours and marks say of the finished text, in words.
-function tokenTable(moment, trace) {
+function tokenTable(moment, label) {
   const details = make("details", {}, make("summary", {}, "As a table"));
   details.addEventListener("toggle", () => {
     if (!details.open || details.children.length > 1) return;
@@ -70,7 +70,7 @@ function tokenTable(moment, trace) {
       make("th", { scope: "row", class: "n" }, String(position + 1)), make("td", {}, make("code", {}, token ? spelt(token.word) : "▒")), make("td", { class: "n" }, !token ? "–" : token.when === 0 ? "given" : String(token.when)),
       make("td", { class: "n" }, token ? figure(token.share) : "–"), make("td", { class: "n" }, moment.again[position] ? `${moment.again[position]}×` : "")));
     const body = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
-    details.append(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Tokens of text ${trace.task}` }, body));
+    details.append(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, body));
   });
   return details;
 }
