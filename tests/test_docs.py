@@ -36,6 +36,10 @@ TINY = settings(
         "evaluation.latency=false",
     ]
 )
+TINY_TEXT = settings(
+    ["model.width=16", "training.compile=false"]
+    + [f"objective.{name}.steps=2" for name in ("penalty_keep_mask", "penalty_mask_correct")]
+)
 RUN_PAGES = ("README.md", "docs/getting-started.md")  # whose commands are run, with smaller sizes
 MAX_FRAGMENTS = 3
 
@@ -87,14 +91,15 @@ def test_fragments_are_rare() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs/fourrooms-demo, trained for three steps."""
+    """A folder with runs/fourrooms-demo and runs/shakespeare-proofread, trained for three steps."""
     from onpath.build import build
     from onpath.records import RunFolder
 
     folder = tmp_path_factory.mktemp("docs")
-    config = RunConfig.load(path_of("fourrooms-demo"), TINY)
-    parts = build(config)
-    parts.trainer.fit(parts.job(), RunFolder.create(folder / "runs" / "fourrooms-demo", config.as_dict()))
+    for recipe, overrides in (("fourrooms-demo", TINY), ("shakespeare-proofread", TINY_TEXT)):
+        config = RunConfig.load(path_of(recipe), overrides)
+        parts = build(config)
+        parts.trainer.fit(parts.job(), RunFolder.create(folder / "runs" / recipe, config.as_dict()))
     return folder
 
 

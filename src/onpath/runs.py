@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn as nn
+from torch.nn.utils.rnn import pad_sequence
 
 from onpath import rng
 from onpath.build import Parts, build
@@ -24,7 +25,10 @@ from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.evaluation.settings import Evaluation, Row, Subject
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
-from onpath.sampling.loop import Knobs, Sampler, State, walk
+from onpath.sampling.loop import Knobs, Sampler, State, repair, walk
+from onpath.sampling.remasking import Proofread
+from onpath.sampling.tokens import Categorical
+from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import Schedule
 from onpath.training import checkpoint
 from onpath.types import Batch, Denoiser, Exportable, Spec
@@ -123,6 +127,27 @@ class Run:
             return request(source.codec, [source.words(row) for row in framed], framed, ids, canvas)
         wanted = [prompt for prompt in prompts or [""] for _ in range(num)]
         return source.request(wanted, torch.arange(len(wanted)), length, num_new_tokens=num_new_tokens)
+
+    def repair(self, texts: Sequence[str], *, threshold: float = 0.65, passes: int = 8, seed: int = 0) -> State:
+        """Corrects texts: what the network doubts with more than `threshold` is masked and filled in, `passes` times.
+
+        For a run whose network predicts [MASK] for wrong words (``MaskingPenalties``); ValueError for any other. The
+        result's ``x`` is (B, L), rows that are shorter than the longest padded on the right; see ``written``.
+        """
+        codec = self.codec
+        if codec is None or not self.parts.spec.mask_logit:
+            raise ValueError(
+                f"repair: the network of {self.folder.path} does not predict [MASK] for wrong words; train one with "
+                "the objective masking_penalties, as the recipe shakespeare-proofread does"
+            )
+        rows = [torch.tensor(codec.encode(text), dtype=torch.int64) for text in texts]
+        x = pad_sequence(rows, batch_first=True, padding_value=codec.pad_id)
+        padding = torch.arange(x.shape[1]) >= torch.tensor([[len(row)] for row in rows])
+        batch = Batch.of_tokens(x, torch.arange(len(rows)), padding=padding).to(self.parts.device)
+        # the surest words first, and the likeliest: a correction is no draw
+        sampler = Unmasking(order="confidence", tokens=Categorical(temperature=0.0), remask=Proofread(threshold))
+        made = repair(self.denoiser, self.parts.process, sampler, batch, rng.Key(seed).fold("repair"), passes)
+        return deque(made, maxlen=1).pop()
 
     def _conditions(self, num_samples: int) -> Batch:
         """Those of the first validation examples, without their padding, which tells how long the answer is."""

@@ -19,6 +19,7 @@ from onpath.evaluation.proofreading import Proofreading
 from onpath.evaluation.settings import Subject
 from onpath.evaluation.statistics import mean_interval
 from onpath.evaluation.text import TextEvaluation, likelihood, ratio_row
+from onpath.records import RunFolder
 from onpath.runs import load
 
 TEXT = "the cat sat on the mat and the dog sat by the cat; " * 40
@@ -125,5 +126,18 @@ def test_a_run_measures_itself_and_samples_without_its_text(
     (trace, *_) = load("run").folder.traces()
     assert trace["kind"] == "text" and len({event[1] for event in trace["generations"][0]["events"]}) == 16
     text.unlink()
-    source: Any = load("run").parts.source
-    assert source.words(source.codec.encode("the cat")) == "the cat"
+    sampled = load("run")
+    assert set(sampled.words(sampled.sample(num_samples=2).x[0].tolist())) <= set(TEXT)
+    with pytest.raises(ValueError, match="masking_penalties"):
+        sampled.repair(["the cat"])
+
+
+def test_a_repair_keeps_texts_of_unequal_length_apart(text: Path, tmp_path: Path) -> None:
+    objective = {"kind": "masking_penalties", "penalty_keep_mask": 0.25, "penalty_mask_correct": 0.5}
+    made = config(objective=objective)
+    parts = build(made)
+    parts.trainer.fit(parts.job(), RunFolder.create(tmp_path / "doubts", parts.config.as_dict()))
+    run = load(tmp_path / "doubts")
+    both = run.written(run.repair(["the dog sat", "cat"], threshold=0.01))
+    assert [len(one["text"]) for one in both] == [11, 3]
+    assert both[1]["text"] == run.written(run.repair(["on", "cat"], threshold=0.01))[1]["text"]
