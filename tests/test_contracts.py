@@ -206,6 +206,7 @@ def test_a_tokenizer_writes_text_and_reads_it_again(tokenizer: Tokenizer) -> Non
             text = "".join(c for c in text if c in tokenizer.alphabet)
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text and tokenizer.encode_many([text, text]) == [ids, ids]
+        assert [array.tolist() for array in tokenizer.arrays([text, "", text])] == [ids, [], ids]
         assert not {tokenizer.mask_id, tokenizer.end_id} & set(ids) and max(ids) < tokenizer.num_words
         pieces = tokenizer.pieces(ids)
         assert len(pieces) == len(ids) and "".join(pieces) == text

@@ -15,7 +15,12 @@ import texts
 from onpath.data.pair_files import Columns
 from onpath.data.pairs import TextPairs
 from onpath.data.tokenizers import Bytes, HuggingFaceTokenizer
-from onpath.types import Batch
+from onpath.models.transformer import TokenTransformer
+from onpath.objectives.nelbo import ContinuousNELBO
+from onpath.processes.masking import Masking
+from onpath.rng import Key
+from onpath.schedules import LinearSchedule
+from onpath.types import Batch, Nets
 
 CODEC = Bytes(end=True)
 END = 256
@@ -154,6 +159,13 @@ def test_the_last_turn_of_a_chat_is_the_response(folder: Path) -> None:
         assert row == whole.removesuffix("\n")  # what the template writes, up to the end that is scored
 
 
+def test_a_mask_never_stands_in_an_example(folder: Path) -> None:
+    source = chats(folder)
+    tokenizer = HuggingFaceTokenizer(source.codec.name, mask_token="<|im_start|>")  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"chats.jsonl, line 1: the text holds the tokenizer's \[MASK\]"):
+        everything(dataclasses.replace(source, tokenizer=tokenizer))
+
+
 def test_a_request_is_a_chat_too(folder: Path) -> None:
     source = chats(folder)
     batch = source.request(["2 + 2?"], torch.arange(1), num_new_tokens=2)
@@ -181,3 +193,27 @@ def test_gsm8k() -> None:
     known = {(row["question"] + "\n", row["answer"]) for row in rows}
     for x, given, free in zip(batch.x, batch.given, batch.free(), strict=True):  # type: ignore[arg-type]
         assert (as_text(x[given]), as_text(x[free][:-1])) in known
+
+
+# --- what a network makes of it -----------------------------------------------------------------------------------
+
+
+def test_padding_has_no_say_in_the_loss(folder: Path) -> None:
+    """Not which tokens it holds, nor on which side it stands."""
+    source = pairs(folder, length=40)
+    torch.manual_seed(0)
+    network = TokenTransformer(source.spec(), width=16, num_heads=2, depth=2)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    objective = ContinuousNELBO(Masking(LinearSchedule(), source.spec().mask_id))
+
+    def loss(batch: Batch) -> float:
+        with torch.no_grad():
+            return float(objective(Nets(network), batch, Key(1), 0).mean)
+
+    ids = torch.arange(12)
+    right, left = source.examples(ids), dataclasses.replace(source, padding_side="left").examples(ids)
+    assert right.padding is not None
+    other = dataclasses.replace(right, x=right.x.masked_fill(right.padding, 7))
+    assert loss(left) == pytest.approx(loss(right), rel=1e-6)
+    assert loss(other) == loss(right)

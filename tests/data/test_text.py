@@ -16,6 +16,7 @@ import texts
 from onpath.data.source import step_ids
 from onpath.data.text import TextFile
 from onpath.data.tokenizers import Bytes, Characters
+from onpath.models.transformer import TokenTransformer
 from onpath.types import Batch
 from statistical import uniform_p
 
@@ -89,6 +90,23 @@ def test_documents_change_exactly_behind_their_ends(folder: Path) -> None:
     assert int(batch.padding.sum()) == source.num_examples * 32 - sum(len(t.encode()) + 1 for t in texts.documents())
     assert bool((batch.x[batch.padding] == ENDED.pad_id).all())
     assert torch.equal(batch.free(), ~batch.padding)
+
+
+def test_a_document_in_a_row_is_read_as_it_is_alone(folder: Path) -> None:
+    source = packed(folder, length=80)
+    torch.manual_seed(0)
+    network = TokenTransformer(source.spec(), width=16, num_heads=2, depth=2)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    batch, t = source.examples(torch.arange(source.num_examples)), torch.zeros(1)
+    assert batch.documents is not None and int(batch.documents.max()) >= 2
+    row = int(batch.documents[:, -1].argmax())
+    with torch.no_grad():
+        whole = network(batch.x[[row]], t, network.encode(**batch.rows(torch.tensor([row])).conditions()))[0]
+        for number in batch.documents[row].unique():
+            inside = batch.documents[row] == number
+            alone = network(batch.x[row][inside][None], t, network.encode())[0]
+            torch.testing.assert_close(whole[inside], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_a_begin_token_is_given_and_never_scored(folder: Path) -> None:

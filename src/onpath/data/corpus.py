@@ -24,7 +24,7 @@ _FORMAT = 1
 _TOGETHER = 2**20  # characters that are tokenised together
 _MANIFEST, _TOKENS, _OFFSETS = "manifest.json", "tokens.bin", "offsets.npy"
 
-Documents = Iterable[tuple[Sequence[int], bool]]
+Documents = Iterable[tuple[Sequence[int] | np.ndarray, bool]]
 """Tokens in order, piece by piece, and whether a document ends behind each piece."""
 
 
@@ -52,16 +52,17 @@ def tokenised(passages: Iterable[Passage], codec: Tokenizer) -> Documents:
     """The tokens of passages, about a million characters at a time; documents end with the end token where there is
     one. ValueError with file and line where a text cannot be written in these tokens."""
     end = () if codec.end_id is None else (codec.end_id,)
+    own_mask = codec.mask_id < codec.num_words
     for group in _grouped(passages):
         try:
-            encoded = codec.encode_many([passage.text for passage in group])
+            encoded = codec.arrays([passage.text for passage in group])
         except ValueError as error:
             raise ValueError(f"{_where(group, codec)}: {error}") from error
         for passage, ids in zip(group, encoded, strict=True):
-            if codec.mask_id in ids:
+            if own_mask and codec.mask_id in ids:
                 raise ValueError(
-                    f"{passage.file}, line {passage.line}: the text holds the tokenizer's [MASK], which must never "
-                    "stand in a text; leave it out, or name another token in tokenizer.mask_token"
+                    f"{passage.where()}: the text holds the tokenizer's [MASK], which must never stand in a text; "
+                    "leave it out, or name another token in data.tokenizer.mask_token"
                 )
             yield (ids, False)
             if passage.ends:
@@ -84,12 +85,12 @@ def _grouped(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
 def _where(group: Sequence[Passage], codec: Tokenizer) -> str:
     """The file and line of the first text that cannot be encoded."""
     for passage in group:
-        for number, text in enumerate(passage.text.split("\n")):
+        for number, line in enumerate(passage.text.split("\n")):
             try:
-                codec.encode(text + "\n" if "\n" in passage.text else text)
+                codec.encode(line + "\n" * ("\n" in passage.text))
             except ValueError:
-                return f"{passage.file}, line {passage.line + (0 if passage.file.endswith('l') else number)}"
-    return group[0].file
+                return passage.where(number)
+    return group[0].where()
 
 
 def collected(documents: Documents, num_words: int) -> Corpus:

@@ -133,7 +133,7 @@ class _Text:
             text = text_of(row, self.column, f"{self.place.where}, row {number}")
             if text:
                 found = True
-                yield Passage(text, True, self.place.where, number)
+                yield Passage(text, True, self.place.where, number, row="row")
         if not found:
             raise ValueError(f"{self.place.where}: holds no text in the column {self.column!r}; choose another one")
 

@@ -19,12 +19,20 @@ _PIECE = 2**20  # bytes of plain text that are tokenised together
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a document. ends: whether the document ends here. file, line: where it begins."""
+    """A piece of a document. ends: whether the document ends here.
+
+    file, line: where it begins. row: what `line` counts where the lines of the text are not those of the file, else "".
+    """
 
     text: str
     ends: bool
     file: str
     line: int
+    row: str = ""
+
+    def where(self, num_lines: int = 0) -> str:
+        """The place of what stands so many lines behind its beginning."""
+        return f"{self.file}, {self.row} {self.line}" if self.row else f"{self.file}, line {self.line + num_lines}"
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ def _documents(path: Path, place: TextPlace) -> Iterator[Passage]:
     for line, row in json_rows(path):
         text = text_of(row, place.column, f"{path}, line {line}")
         if text:
-            yield Passage(text, True, str(path), line)
+            yield Passage(text, True, str(path), line, row="line")
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
