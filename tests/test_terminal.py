@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
+import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from onpath import terminal
 from onpath.data.tokenizers import Bytes, Characters
 from onpath.sampling.loop import State
 from onpath.terminal import frame, unmasking
@@ -86,3 +90,12 @@ def test_a_frame_says_where_it_stands() -> None:
     texts = [str(line) for line in frame(state("ab▒d▒", step=2), None, CODEC).renderables]
     assert texts[0] == "ab▒d▒" and texts[-2] == "step 2 of 4, 2 of 4 tokens revealed"
     assert "masked again" in texts[-1]
+
+
+def test_finished_texts_keep_their_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = state("ab").rows(torch.tensor([0, 0]))
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=20)
+    monkeypatch.setattr(terminal, "console", screen)
+    terminal.show_texts(two, CODEC)
+    shown = screen.file.getvalue()
+    assert shown.count("\x1b[1ma\x1b[0m\x1b[32mb\x1b[0m") == 2 and "\x1b[2m1 \x1b[0m" in shown

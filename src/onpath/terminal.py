@@ -256,8 +256,9 @@ def unmasking(state: State, before: State | None, row: int, codec: Tokenizer) ->
 def show_texts(state: State, codec: Tokenizer) -> None:
     """Finished texts, with the colours of ``unmasking`` where the terminal has any."""
     for row in range(state.batch.size):
-        head = Text(f"{row} ", style="dim") if state.batch.size > 1 else Text()
-        console.print(head + unmasking(state, None, row, codec), soft_wrap=True)
+        number = [(f"{row} ", "dim")] if state.batch.size > 1 else []
+        between = "\n" if row + 1 < state.batch.size else ""
+        console.print(Text.assemble(*number, unmasking(state, None, row, codec), between), soft_wrap=True)
 
 
 def _plain(piece: str) -> str:

@@ -140,9 +140,26 @@ def results(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The tables of a text evaluation: {metrics, rows}, sets and modes with the same metrics in one table.
 
-    rows: {set, mode, is_reference, entries}, the entries being what each run reached. is_reference: the figures are of
-    the held-out text itself, beside which those of samples are to be read; it stands first.
+    rows: {set, mode, is_reference, entries}; an entry is what a run reached: {run, index, metrics, n}, n None where its
+    metrics are not of equally many. is_reference: of the held-out text itself, beside which samples are to be read;
+    such rows stand first.
     """
+    tables: list[dict[str, Any]] = []
+    for (name, mode), entries in _text_entries(runs).items():
+        metrics = list(dict.fromkeys(metric for entry in entries for metric in entry["metrics"]))
+        table = next((one for one in tables if set(one["metrics"]) & set(metrics)), None)
+        if table is None:
+            tables.append(table := {"metrics": [], "rows": []})
+        table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
+        is_reference = mode.split(" ")[0] == _REFERENCE
+        table["rows"].append({"set": name, "mode": mode, "is_reference": is_reference, "entries": entries})
+    for table in tables:
+        table["rows"].sort(key=lambda row: not row["is_reference"])
+    return tables
+
+
+def _text_entries(runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """What each run on text reached, by set and mode."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for index, run in enumerate(runs):
         by_mode: dict[tuple[str, str], dict[str, Any]] = {}
@@ -151,21 +168,10 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for (name, mode), metrics in by_mode.items():
             plain = by_mode.get((name, mode.split(" ")[0]), {})
             if metrics is plain or _values(metrics) != _values(plain):  # another sampler changes nothing in some modes
+                sizes = {row.get("n") for row in metrics.values()}
                 entry = {"run": run["name"], "index": index, "metrics": metrics}
-                found.setdefault((name, mode), []).append(entry)
-    tables: list[dict[str, Any]] = []
-    for (name, mode), entries in found.items():
-        metrics = list(dict.fromkeys(metric for entry in entries for metric in entry["metrics"]))
-        table = next((one for one in tables if set(one["metrics"]) & set(metrics)), None)
-        if table is None:
-            tables.append(table := {"metrics": [], "rows": []})
-        table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
-        table["rows"].append(
-            {"set": name, "mode": mode, "is_reference": mode.split(" ")[0] == _REFERENCE, "entries": entries}
-        )
-    for table in tables:
-        table["rows"].sort(key=lambda row: not row["is_reference"])
-    return tables
+                found.setdefault((name, mode), []).append(entry | {"n": sizes.pop() if len(sizes) == 1 else None})
+    return found
 
 
 def _values(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
