@@ -219,7 +219,7 @@ def test_special_tokens_are_apart_and_are_shown(tokenizer: Tokenizer) -> None:
     assert tokenizer.pieces([mask, *ids, mask])[:: len(ids) + 1] == [MASK_SIGN, MASK_SIGN]
     assert tokenizer.decode([mask, *ids, mask]).count(MASK_SIGN) == 2
     if end is not None:
-        assert tokenizer.decode([*ids, end]) == tokenizer.decode(ids)
+        assert tokenizer.decode([tokenizer.begin_id, *ids, end]) == tokenizer.decode(ids)
         assert tokenizer.pieces([*ids, end])[:-1] == tokenizer.pieces(ids) and tokenizer.pieces([end])[0]
 
 

@@ -75,7 +75,7 @@ class TextSource(Source):
         """From text to token ids and back, its vocabulary settled."""
 
     def words(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, `▒` for [MASK]; an end token adds nothing."""
+        """Tokens as text, `▒` for [MASK]; begin and end tokens add nothing."""
         return self.codec.decode(tokens)
 
     @property

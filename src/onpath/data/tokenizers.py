@@ -74,8 +74,8 @@ class Tokenizer(ABC):
         """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids together; an end token adds nothing to it."""
-        return "".join(self.pieces([i for i in ids if i != self.end_id]))
+        """The text of the ids together; tokens that frame it (begin, end) add nothing."""
+        return "".join(self.pieces([i for i in ids if i not in (self.begin_id, self.end_id)]))
 
     def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> list[int]:
         """The ids of a conversation, framed as the tokenizer's model was trained to read it.
@@ -277,7 +277,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return found
 
     def decode(self, ids: Sequence[int]) -> str:
-        kept = [i for i in ids if i != self.end_id]
+        frame = {self.begin_id, self.end_id, self._hf.pad_token_id}
+        kept = [i for i in ids if i not in frame]
         masked = any(i == self.mask_id or i >= self.num_words for i in kept)
         return "".join(self.pieces(kept)) if masked else self._text(kept)
 
