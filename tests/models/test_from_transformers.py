@@ -615,6 +615,7 @@ import os, sys
 from pathlib import Path
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 sys.path[:0] = sys.argv[2:4]
@@ -628,11 +629,13 @@ from onpath.training.distributed import Processes
 root = Path(sys.argv[1])
 with Processes.joined() as processes:
     for name in ("ddp", "fsdp"):
-        config = RunConfig.load(root / "config.yaml", [f"training.parallel={name}"])
+        settings = [f"training.parallel={name}", "model.gradient_checkpointing=true"]
+        config = RunConfig.load(root / "config.yaml", settings)
         parts = build(config)
         folder = processes.first(lambda: RunFolder.create(root / name, config.as_dict()))
         average = parts.trainer.fit(parts.job(), folder, processes=processes)
         assert all(isinstance(p, DTensor) == (name == "fsdp") for p in average.parameters())
+        assert all(isinstance(layer, FSDPModule) == (name == "fsdp") for layer in parts.model.blocks)
 print("both agree")
 """
 

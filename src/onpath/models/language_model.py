@@ -137,15 +137,19 @@ class LanguageModel(nn.Module, ABC):
         leak = float((self._hidden(padded, *memo)[:, 1:-1] - hidden).abs().max())
         self.padding_leaks = leak > 0.1 * effect
 
+    @property
+    def blocks(self) -> nn.ModuleList | None:
+        """The layers, each a unit of its own where several processes hold shards; None where they are no list."""
+        return next((module for module in self.network.modules() if isinstance(module, nn.ModuleList)), None)
+
     def _save_memory(self) -> None:
         """Lets the backward make what is inside each layer anew, whatever the code of the model offers for that."""
-        layers = next((m for m in self.network.modules() if isinstance(m, nn.ModuleList)), ())
-        if not layers:
+        if self.blocks is None:
             raise ValueError(
                 f"{self.kind}: gradient_checkpointing is true, and {type(self.network).__name__} has no list of "
                 "layers; set it to false"
             )
-        for layer in layers:
+        for layer in self.blocks:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
     def get_extra_state(self) -> Int64[Tensor, "P"]:

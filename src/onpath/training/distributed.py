@@ -115,7 +115,7 @@ class Processes:
         if self.count == 1:
             return
         for network in networks:
-            blocks = dict(network.named_children()).get("blocks")
+            blocks = getattr(network, "blocks", None)
             for block in blocks if isinstance(blocks, nn.ModuleList) else ():
                 fully_shard(block)
             fully_shard(network)
