@@ -29,6 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts.write_all(folder)
     whole = Dataset.from_list([{"text": text, "n": n} for n, text in enumerate(texts.documents())])
     whole.to_parquet(folder / "texts.parquet")
+    (folder / "many").mkdir()
+    whole.select(range(25)).to_parquet(folder / "many" / "0.parquet")
+    whole.select(range(25, 40)).to_parquet(folder / "many" / "1.parquet")
     whole.save_to_disk(folder / "one")
     DatasetDict(train=whole.select(range(30)), held=whole.select(range(30, 40))).save_to_disk(folder / "several")
     return folder
@@ -39,7 +42,7 @@ def source(folder: Path, name: str, **fields: Any) -> HubText:
     return HubText(str(folder / name), tokenizer=CODEC, **settings)
 
 
-@pytest.mark.parametrize("name", ["texts.jsonl", "texts.parquet", "one"])
+@pytest.mark.parametrize("name", ["texts.jsonl", "texts.parquet", "many", "one"])
 def test_every_format_gives_the_rows_of_the_text_file(folder: Path, name: str) -> None:
     plain = TextFile(str(folder / "texts.jsonl"), CODEC, length=24, documents=True, validation_share=0)
     found = source(folder, name)

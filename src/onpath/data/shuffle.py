@@ -16,6 +16,7 @@ def permuted(ids: Int64[Tensor, "B"], num_rows: int, key: rng.Key) -> Int64[Tens
     Nothing is stored, so it costs the same for a thousand rows as for a billion. Source: a balanced Feistel network
     that walks until it is back inside the range, "Ciphers with Arbitrary Finite Domains", Black and Rogaway 2002.
 
+    >>> import torch
     >>> sorted(permuted(torch.arange(10, 15), 5, rng.Key()).tolist())
     [0, 1, 2, 3, 4]
     """
