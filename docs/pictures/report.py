@@ -1,4 +1,7 @@
-"""Draws a report, light and dark: ``python docs/pictures/report.py REPORT.html OUT.png``; it needs Chromium."""
+"""Draws a report, light and dark: ``python docs/pictures/report.py REPORT.html OUT.png``; it needs Chromium.
+
+Results and plans of a policy; of a text model, a text that has half unmasked.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,22 @@ from browser import Page, chromium
 WIDTH = 1040
 SHOW = """
 document.querySelector('[aria-label="To the beginning"]').click();
-for (let step = 0; step < 8; step++) document.querySelector('[aria-label="One step forward"]').click();
+const isText = document.querySelector('#texts') !== null;
+const forward = document.querySelector('[aria-label="One step forward"]');
+for (let step = 0; step < (isText ? 38 : 8); step++) forward.click();
 document.querySelector('.top').style.position = 'static';
 """
 
 
 def part(page: Page, url: str, scheme: str) -> Image.Image:
-    """The sections of results and plans."""
+    """The sections of results and plans, or that of texts."""
     page.prefer(prefers_color_scheme=scheme)
     page.size(WIDTH, 900)
     page.open(url)
     page.run(SHOW)
-    top, bottom = page.run(
-        "[document.querySelector('#results').getBoundingClientRect().top + scrollY,"
-        " document.querySelector('#plans').getBoundingClientRect().bottom + scrollY]"
-    )
+    first, last = ("#texts", "#texts") if page.run("isText") else ("#results", "#plans")
+    top = page.run(f"document.querySelector('{first}').getBoundingClientRect().top + scrollY")
+    bottom = page.run(f"document.querySelector('{last}').getBoundingClientRect().bottom + scrollY")
     clip = {"x": 0, "y": top, "width": WIDTH, "height": bottom - top, "scale": 1}
     shot = page.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
     return Image.open(io.BytesIO(b64decode(shot["data"]))).convert("RGB")
