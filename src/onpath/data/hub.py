@@ -104,14 +104,11 @@ def _opened(place: HubPlace, datasets: Any) -> Any:
             raise ValueError(f"its ending is {path.suffix!r}")
         if place.split != "train":
             raise ValueError(f"a single file has the split 'train' alone, and not {place.split!r}")
-        files = {place.split: str(path)}
-        return datasets.load_dataset(
-            _LOADERS[path.suffix], data_files=files, split=place.split, streaming=place.streaming
-        )
+        return datasets.load_dataset(_LOADERS[path.suffix], data_files=str(path), split="train", streaming=True)
     return datasets.load_dataset(
-        str(path) if path.exists() else place.name,
+        str(path) if path.is_dir() else place.name,
         place.subset or None,
         split=place.split,
         revision=place.revision or None,
-        streaming=place.streaming,
+        streaming=place.streaming or path.is_dir(),  # files here are read as they are: a copy would serve nobody
     )
