@@ -22,7 +22,7 @@ from onpath.types import Batch, Spec
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no package
 
 from benchmarks import _mdlm_peer as peer
-from benchmarks import mdlm, train_step
+from benchmarks import mdlm, sampler_text, train_step
 
 WORDS, LENGTH = 7, 12
 CHECKOUT = os.environ.get("MDLM_CHECKOUT", "")
@@ -155,3 +155,34 @@ def test_mdlms_log_probabilities_are_carried_over_and_never_of_the_mask() -> Non
     assert words.shape == (2, LENGTH, WORDS)
     torch.testing.assert_close(words.sum(-1), torch.ones(2, LENGTH))
     assert (words[:, 1::2].argmax(-1) == x[:, 1::2]).all() and words[:, 1::2].amax(-1).eq(1).all()
+
+
+# --- samplers -------------------------------------------------------------------------------------------------------
+
+
+def test_samplers_without_a_peer_say_what_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sampler_text", "--words", "20", "--length", "8", "--depth", "1"])
+    sampler_text.main()
+    written = capsys.readouterr()
+    assert written.out == "" and "LLaDA" in written.err and "mdlm" in written.err
+
+
+def test_peers_are_found_by_their_files(tmp_path: Path) -> None:
+    (tmp_path / "LLaDA").mkdir()
+    (tmp_path / "LLaDA" / "generate.py").write_text("generate = len\n")
+    assert sampler_text.found([tmp_path], "generate.py", "LLaDA") == tmp_path / "LLaDA"
+    assert sampler_text.found([tmp_path / "LLaDA"], "generate.py", "LLaDA") == tmp_path / "LLaDA"
+    assert sampler_text.found([tmp_path], "diffusion.py", "mdlm") is None
+    assert sampler_text.imported(tmp_path / "LLaDA" / "generate.py").generate("abc") == 3
+
+
+def test_adapters_give_the_logits_of_the_network() -> None:
+    net = sampler_text.network(Spec(6, 20, 20), depth=1)
+    x = torch.tensor([[3, 20, 5, 20, 20, 1]])
+    logits = net(x, torch.zeros(1), net.encode()).detach()
+    assert torch.equal(sampler_text.AsLLaDA(net)(x).logits, logits)
+    theirs = sampler_text.AsMDLM(net)(x, torch.zeros(1))
+    assert theirs.shape == (1, 6, 21) and torch.equal(theirs[..., :20], logits)
+    assert float(logits.std()) > 0.1

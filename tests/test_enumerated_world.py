@@ -5,6 +5,7 @@ The network is a lookup table, once the exact posterior of a random joint distri
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import combinations, pairwise, product
 
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor
 
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
-from onpath.processes.masking import Masking
+from onpath.processes.masking import Masking, remask_limit, reveal_chance
 from onpath.rng import Key
+from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
 from onpath.sampling.loop import Knobs, sample, walk
+from onpath.sampling.remasking import Cap, Loop, RandomRemask, Rescale
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import LinearSchedule, Schedule
 from onpath.types import Nets
@@ -401,3 +404,111 @@ def test_guidance_follows_its_formula() -> None:
     for position in range(LENGTH):
         counts = torch.bincount(out[:, position], minlength=WORLD.num_words)
         assert chi_square_p(counts, probs[position] * count) > 1e-4
+
+
+# --- remasking and blocks -------------------------------------------------------------------------------------------
+
+RULES: dict[str, RandomRemask] = {"cap": Cap(0.3), "rescale": Rescale(0.5), "loop": Loop(alpha=0.6, hold=0.3)}
+every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+
+
+def remasking_steps(rule: RandomRemask, process: Masking, grid: Grid) -> list[tuple[float, float]]:
+    """(chance of a reveal, sigma) of every step, by the rule."""
+    steps = []
+    for t, s in pairwise(grid.times(process.schedule)):
+        times = (torch.tensor([t], dtype=torch.float64), torch.tensor([s], dtype=torch.float64))
+        before, after = (rule.mask_ratio(process.schedule, time) for time in times)
+        sigma = rule.sigma(remask_limit(before, after), torch.ones(1, dtype=torch.float64), times)
+        steps.append((float(reveal_chance(before, after, sigma)), float(sigma)))
+    return steps
+
+
+@pytest.mark.parametrize("name", ["linear", "maskgit", "cosine .01 .99", "tabulated"])
+def test_remasking_by_0_is_the_ancestral_matrix(name: str) -> None:
+    process, grid, chain = masking(SCHEDULES[name]), UniformGrid(4), Chain(WORLD, WRONG)
+    times = torch.tensor(grid.times(process.schedule), dtype=torch.float64)
+    plain = process.reveal_probability(times[:-1], times[1:])
+    for (reveal, sigma), rho in zip(remasking_steps(Cap(0.0), process, grid), plain, strict=True):
+        assert sigma == 0.0
+        torch.testing.assert_close(chain.remasked(reveal, sigma), chain.ancestral(float(rho)), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["linear", "maskgit", "cosine .01 .99", "tabulated"])
+@every_rule
+def test_remasking_keeps_the_marginals_of_every_time(rule: RandomRemask, name: str) -> None:
+    """From q(z_t | x), a step with the truth as the network leads to q(z_s | x), every state of the world."""
+    process, grid = masking(SCHEDULES[name]), UniformGrid(9)
+    if isinstance(rule, Loop) and process.schedule.end_points()[0] <= rule.alpha:
+        pytest.skip("the schedule never takes this alpha")
+    x = WORLD.sequences[5]
+    truth = torch.nn.functional.one_hot(x, WORLD.num_words).double().expand(len(WORLD.states), -1, -1)
+    chain, times = Chain(WORLD, truth), grid.times(process.schedule)
+
+    def marginal(time: float) -> Tensor:
+        ratio = float(rule.mask_ratio(process.schedule, torch.tensor([time], dtype=torch.float64)))
+        chances = torch.where(WORLD.states == WORLD.mask_id, ratio, torch.where(WORLD.states == x, 1 - ratio, 0.0))
+        return chances.double().prod(1)
+
+    some = 0
+    for (t, s), (reveal, sigma) in zip(pairwise(times), remasking_steps(rule, process, grid), strict=True):
+        matrix = chain.remasked(reveal, sigma)
+        torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix), dtype=torch.float64))
+        torch.testing.assert_close(marginal(t) @ matrix, marginal(s), rtol=0, atol=1e-6)
+        some += sigma > 0
+    assert some >= 2
+
+
+@every_rule
+@every_table
+def test_remasking_samples_follow_their_chain(rule: RandomRemask, table: Tensor) -> None:
+    schedule, grid, chain = SCHEDULES["maskgit"], UniformGrid(6), Chain(WORLD, table)
+    steps = remasking_steps(rule, masking(schedule), grid)
+    expected = chain.final([chain.remasked(reveal, sigma) for reveal, sigma in steps])
+    observed = frequencies(Unmasking(count=AncestralCount(), remask=rule), table, schedule, grid)
+    assert chi_square_p(observed, expected * observed.sum()) > 1e-4
+    if table is WRONG:  # and not that of the sampler without remasking: the test can tell them apart
+        plain = likelihood(masking(schedule), grid.times(schedule), table)
+        assert chi_square_p(observed, plain * observed.sum()) < 1e-3
+
+
+@every_table
+def test_fixed_counts_with_remasking_follow_their_chain(table: Tensor) -> None:
+    """Numbers that are fixed but for the draw between two: a mixture of exchanges."""
+    process, grid, rule, chain = masking(LinearSchedule()), UniformGrid(3), Cap(0.45), Chain(WORLD, table)
+    counts, matrices = masked_counts(process, grid), []
+    for (before, after), (_, sigma) in zip(pairwise(counts), remasking_steps(rule, process, grid), strict=True):
+        shown = LENGTH - before
+        mean = sigma * shown
+        low, share = int(mean), mean - int(mean)
+        parts = [(low, 1 - share), (low + 1, share)]
+        matrix = torch.zeros(len(WORLD.states), len(WORLD.states), dtype=torch.float64)
+        for number, weight in parts:
+            again = min(number, shown, after)
+            matrix += weight * chain.exchanged(before - after + again, again)
+        matrices.append(matrix)
+    observed = frequencies(Unmasking(remask=rule), table, LinearSchedule(), grid)
+    assert chi_square_p(observed, chain.final(matrices) * observed.sum()) > 1e-4
+
+
+@every_table
+def test_blocks_of_one_are_the_autoregressive_model(table: Tensor) -> None:
+    observed = frequencies(Unmasking(blocks=Blocks(1)), table, LinearSchedule(), UniformGrid(LENGTH))
+    expected = torch.ones(len(WORLD.sequences), dtype=torch.float64)
+    for position in range(LENGTH):
+        state = WORLD.sequences.clone()
+        state[:, position:] = WORLD.mask_id
+        chance = table[WORLD.code(state), position].gather(1, WORLD.sequences[:, position : position + 1])[:, 0]
+        expected = expected * chance
+    assert chi_square_p(observed, expected * observed.sum()) > 1e-4
+    if table is POSTERIOR:
+        torch.testing.assert_close(expected, WORLD.joint)
+
+
+def test_a_block_as_long_as_the_sequence_is_the_plain_sampler() -> None:
+    batch = WORLD.batch(torch.zeros(2000, LENGTH, dtype=torch.int64))
+    for sampler in (Unmasking(), Unmasking(count=AncestralCount()), Unmasking(order="confidence", remask=Cap(0.4))):
+        plain, blocks = (
+            sample(TableDenoiser(WRONG), masking(SCHEDULES["maskgit"]), made, UniformGrid(4), batch, Key(8))
+            for made in (sampler, dataclasses.replace(sampler, blocks=Blocks(LENGTH)))
+        )
+        assert torch.equal(plain.x, blocks.x) and torch.equal(plain.revealed_at, blocks.revealed_at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -29,9 +30,11 @@ from onpath.objectives.penalties import MaskingPenalties
 from onpath.processes.masking import Masking
 from onpath.ramps import LinearRamp, Ramp
 from onpath.rng import Key
+from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount
 from onpath.sampling.grids import UniformGrid
-from onpath.sampling.loop import Knobs, sample, walk
+from onpath.sampling.loop import Knobs, repair, sample, walk
+from onpath.sampling.remasking import Cap, Proofread
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import (
@@ -118,6 +121,28 @@ def test_erratum_05_a_curriculum_reaches_the_fully_masked_state() -> None:
     assert (network.forwards[1][0] == MASK).all(1).any()
 
 
+def test_erratum_09_a_block_of_64_over_32_steps_reveals_two_at_each_and_never_leaks() -> None:
+    def reveals(length: int, size: int, steps: int) -> list[list[int]]:
+        """Of every step, the reveals in each block."""
+        states = list(
+            walk(
+                HashDenoiser(WORDS),
+                PROCESS,
+                Unmasking(blocks=Blocks(size)),
+                UniformGrid(steps),
+                blank(2, length),
+                Key(1),
+            )
+        )
+        shown = [(a.masked & ~b.masked)[0] for a, b in pairwise(states)]
+        return [[int(part.sum()) for part in step.split(size)] for step in shown]
+
+    assert reveals(192, 64, 96) == [[2, 0, 0]] * 32 + [[0, 2, 0]] * 32 + [[0, 0, 2]] * 32
+    # base = n // steps, and the first n % steps one more
+    assert reveals(20, 10, 8) == [[n, 0] for n in (3, 3, 2, 2)] + [[0, n] for n in (3, 3, 2, 2)]
+    assert reveals(4, 2, 6) == [[1, 0], [1, 0], [0, 0], [0, 1], [0, 1]]  # and is finished
+
+
 def test_erratum_11_many_steps_lower_neither_entropy_nor_the_number_of_reveals() -> None:
     """150 ancestral steps over a Zipf vocabulary, logits in half precision."""
     size, length, steps = 160, 32, 150
@@ -164,6 +189,46 @@ def test_erratum_12_validation_uses_the_final_values() -> None:
 
     ramped = loss(LinearRamp(1.0, 0.25, 10), LinearRamp(0.0, 0.5, 10))
     assert ramped == loss(0.25, 0.5) != loss(1.0, 0.0)
+
+
+class Corrector(HashDenoiser):
+    """Takes any token but word 3 for a mistake, and says 3 for each mask: what the penalty loss teaches."""
+
+    def __call__(self, x: Tensor, t: Tensor, memo: Any, *, rows: Any = None, readout: Any = None) -> Any:
+        logits = torch.zeros(*x.shape, MASK + 1)
+        logits[..., 3] = 8.0
+        logits[..., MASK] = torch.where((x != 3) & (x != MASK), 16.0, -16.0)
+        return read(logits, rows, readout)
+
+
+def test_erratum_13_a_sampler_masks_again_what_the_network_takes_for_wrong() -> None:
+    wrong = Batch.of_tokens(torch.arange(LENGTH)[None] % WORDS, torch.arange(1))
+    sampler = Unmasking(remask=Proofread(), tokens=Categorical(0.0))
+    before, masked, mended = list(repair(Corrector(WORDS), PROCESS, sampler, wrong, Key(2), passes=1))
+    assert torch.equal(masked.masked, wrong.x != 3) and (masked.x[masked.masked] == MASK).all()
+    assert (mended.x == 3).all() and not mended.masked.any()
+    # also while a text is generated: hot draws are taken back until the last step, which reveals all
+    hot = {"order": "random", "tokens": Categorical(20.0)}
+    plain, read_again = (
+        sample(Corrector(WORDS), PROCESS, Unmasking(remask=rule, **hot), UniformGrid(30), blank(40), Key(2)).x
+        for rule in (None, Proofread())
+    )
+    assert float((read_again == 3).double().mean()) > float((plain == 3).double().mean()) + 0.15
+
+
+def test_erratum_14_temperature_0_divides_by_nothing_and_sampling_leaves_the_global_noise_alone() -> None:
+    torch.manual_seed(4)
+    state = torch.get_rng_state()
+    for sampler in (Unmasking(tokens=Categorical(0.0)), Unmasking(remask=Cap(0.3))):
+        out = sample(HashDenoiser(WORDS), PROCESS, sampler, UniformGrid(4), blank(3), Key(8))
+        assert (out.x < WORDS).all() and out.confidence.isfinite().all()
+    by_row = Knobs(temperature=torch.tensor([0.0, 1.0, 0.0]))
+    greedy = sample(HashDenoiser(WORDS), PROCESS, Unmasking(), UniformGrid(4), blank(3), Key(8), by_row)
+    all_greedy = sample(
+        HashDenoiser(WORDS), PROCESS, Unmasking(tokens=Categorical(0.0)), UniformGrid(4), blank(3), Key(8)
+    )
+    assert torch.equal(greedy.x[[0, 2]], all_greedy.x[[0, 2]])
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_erratum_15_the_network_hears_the_masked_fraction_of_its_input() -> None:

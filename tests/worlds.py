@@ -193,7 +193,7 @@ class Chain:
         return self._exchange(chance)
 
     def exchanged(self, reveal: int, again: int) -> Tensor:
-        """(S, S) transition matrix that reveals `reveal` masked positions and masks `again` revealed ones, at random."""
+        """(S, S) transition matrix that reveals `reveal` masked positions and masks `again` revealed ones at random."""
 
         def chance(masked: int, revealed: int, kept: int, remasked: int) -> float:
             if revealed != min(reveal, masked) or remasked != min(again, kept + remasked):
