@@ -7,8 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from folders import TEXT_CONFIG
 
+from onpath.config import RunConfig, override
 from onpath.records import RunFolder
+from onpath.reports import drawings
 from onpath.reports.drawings import NUM_BINS, States, ramps, schedule_curve, settings
 from tiny import tiny, tiny_job, tiny_parts
 
@@ -97,6 +100,19 @@ def test_mask_shares_are_those_that_training_logs(tmp_path: Path, objective: str
         assert found["steps"] == list(range(last))
         assert found["mean"] == pytest.approx(sum(logged[:last]) / last, abs=1e-6)
         assert sum(map(sum, found["counts"])) == found["num_states"]
+
+
+def test_shares_of_an_objective_that_predicts_masks() -> None:
+    settings = ["objective={kind: masking_penalties}", "training.batch_size=64"]
+    found = States.of(RunConfig.parse(override(TEXT_CONFIG, settings))).mask_shares(3)
+    assert found["num_states"] == 3 * 64 and 0.4 < found["mean"] < 0.6
+
+
+def test_many_words_are_looked_at_in_few_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawings, "_LOGITS_OF_A_STEP", 40 * 4 * 5)  # of five examples
+    assert States.of(tiny(CROSS_ENTROPY)).mask_shares(1)["num_states"] == 5
+    monkeypatch.setattr(drawings, "_LOGITS_OF_A_STEP", 1)
+    assert States.of(tiny(CROSS_ENTROPY)).mask_shares(1)["num_states"] == 2
 
 
 def test_uniform_shares_fill_all_bins_alike_and_a_ramp_bounds_them() -> None:

@@ -17,6 +17,7 @@ from onpath.build import training_states
 from onpath.config import Part, RunConfig, parameters_of
 from onpath.data.source import Source, step_ids
 from onpath.kinds import RunSections
+from onpath.models.blocks import read_rows
 from onpath.objectives.base import Objective
 from onpath.ramps import Ramp, as_ramp
 from onpath.rng import Key
@@ -27,7 +28,7 @@ from onpath.types import Denoiser, Nets, Readout
 
 NUM_BINS = 20
 _POINTS = 100
-_STEPS_LOOKED_AT, _EXAMPLES_OF_A_STEP = 8, 256
+_STEPS_LOOKED_AT, _EXAMPLES_OF_A_STEP, _LOGITS_OF_A_STEP = 8, 256, 2**26
 
 
 def settings(config: RunConfig) -> list[dict[str, Any]]:
@@ -151,7 +152,8 @@ class States:
 
         The run's own objective is asked again, with a network that only notes what it is given: draws depend on seed,
         step and example alone, so these are the states that training saw. A few evenly spaced steps and the first
-        examples of each are looked at. counts: of shares in ((k - 1)/20, k/20], 0 with the first, for each such step.
+        examples of each are looked at, few where words are many.
+        counts: of shares in ((k - 1)/20, k/20], 0 with the first, for each such step.
         """
         last = max(0, num_steps - 1)
         steps = sorted({round(index * last / (_STEPS_LOOKED_AT - 1)) for index in range(_STEPS_LOOKED_AT)})
@@ -167,8 +169,10 @@ class States:
         }
 
     def _shares(self, step: int) -> Tensor:
-        ids = step_ids(step, self.trainer.batch_size)[:_EXAMPLES_OF_A_STEP]
-        noting = _Noting(self.source.spec().num_words)
+        spec = dataclasses.replace(self.source.spec(), mask_logit=self.objective.predicts_mask)
+        most = max(2, min(_EXAMPLES_OF_A_STEP, _LOGITS_OF_A_STEP // (spec.length * spec.num_logits)))
+        ids = step_ids(step, self.trainer.batch_size)[:most]
+        noting = _Noting(spec.num_logits)
         key = Key(self.seed).fold("train").at(step)
         with torch.no_grad():
             self.objective(Nets(cast(Denoiser, noting)), self.source.examples(ids), key, step)
@@ -178,8 +182,8 @@ class States:
 class _Noting:
     """A network that knows nothing, and notes the masked fraction of every state that it is shown."""
 
-    def __init__(self, num_words: int) -> None:
-        self.num_words = num_words
+    def __init__(self, num_logits: int) -> None:
+        self.num_logits = num_logits
         self.shares: list[Tensor] = []
 
     def encode(self, **cond: Tensor) -> None:
@@ -189,9 +193,10 @@ class _Noting:
         self, x: Tensor, t: Tensor, memo: Any, *, rows: Tensor | None = None, readout: Readout | None = None
     ) -> Any:
         self.shares.append(t.float())
-        rows = torch.arange(x.numel()) if rows is None else rows
-        logits = torch.zeros(len(rows), self.num_words)
-        return readout(logits, rows) if readout else logits.view(*x.shape, self.num_words)
+        return read_rows(self._nothing, x[..., None].float(), rows, readout, self.num_logits)
+
+    def _nothing(self, hidden: Tensor) -> Tensor:
+        return torch.zeros(*hidden.shape[:-1], self.num_logits)
 
 
 def _rounded(values: Tensor) -> list[float]:

@@ -49,6 +49,8 @@ const SPELLED = {
   masked_share: ["Masked share", "mean over examples"], learning_rate: ["Learning rate", ""],
   examples_per_second: ["Rate", "examples per second"], gradient_norm: ["Gradient norm", "before clipping"],
   masked_cross_entropy: ["Masked cross-entropy", "nats per masked token"],
+  doubted_replaced: ["Doubted, replaced", "share of wrong tokens that are answered by [MASK]"],
+  doubted_untouched: ["Doubted, untouched", "share of right tokens that are answered by [MASK]"],
 };
 const HIDDEN = ["step", "seconds", "num_masked", "nelbo"];
 
@@ -60,6 +62,7 @@ function same(a, b) {
   return a.length === b.length && a.every((value, index) => value === b[index]);
 }
 
+const SHARES = ["accuracy", "masked_share", "doubted_replaced", "doubted_untouched"];
 // Costs in nats, which may be read in bits.
 const IN_NATS = ["nelbo_per_token", "masked_cross_entropy"];
 
@@ -76,8 +79,8 @@ function curves() {
     })));
     const [title, unit] = spelled(name);
     const values = series.flatMap((one) => one.ys).filter((value) => value !== null);
-    const mayLog = values.length > 0 && values.every((value) => value > 0) && !["accuracy", "masked_share"].includes(name);
-    const y = { accuracy: { high: 1 }, masked_share: { low: 0, high: 1 } }[name];
+    const mayLog = values.length > 0 && values.every((value) => value > 0) && !SHARES.includes(name);
+    const y = name === "accuracy" ? { high: 1 } : SHARES.includes(name) ? { low: 0, high: 1 } : undefined;
     return chart({ title, unit: inBits ? unit.replace("nats", "bits") : unit, series, mayLog, log: isLog && mayLog && /loss|nelbo|cross_entropy|norm/.test(name), y, x: { label: "step", low: 0, high: last } });
   };
   const wanted = { scale: "log", unit: "nats" };

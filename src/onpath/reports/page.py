@@ -229,7 +229,7 @@ def _duration(seconds: float) -> str:
 
 
 def _figure(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, int | float) else "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else "–"
 
 
 def _titled(metric: str) -> str:
