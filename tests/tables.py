@@ -11,10 +11,11 @@ from functools import partial
 import torch.nn as nn
 
 from onpath.data.hub_text import HubText
+from onpath.data.huggingface import HuggingFaceTokenizer
 from onpath.data.pairs import TextPairs
 from onpath.data.source import Source
 from onpath.data.text import TextFile
-from onpath.data.tokenizers import Bytes, Characters, HuggingFaceTokenizer, Tokenizer
+from onpath.data.tokenizers import Bytes, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.models.transformer import TokenTransformer
@@ -133,21 +134,9 @@ def samplers() -> dict[str, Unmasking]:
     return table
 
 
-def proofreaders() -> dict[str, Unmasking]:
-    """Samplers for a network that predicts [MASK] too."""
-    rule = REMASKS["proofread"]
-    return {
-        "proofread, schedule": Unmasking(remask=rule),
-        "proofread, schedule, confidence": Unmasking(order="confidence", remask=rule),
-        "proofread, threshold": Unmasking(order="confidence", count=Threshold(0.6), remask=rule),
-        "proofread, factor, random": Unmasking(count=Factor(1.5), remask=rule),
-        "proofread, schedule, blocks": Unmasking(order="margin", remask=rule, blocks=Blocks(3)),
-        "proofread, threshold, blocks": Unmasking(count=Threshold(0.6), remask=rule, blocks=Blocks(3)),
-    }
 
 
 SAMPLERS: dict[str, Sampler] = samplers()
-PROOFREADERS: dict[str, Sampler] = proofreaders()
 
 
 PROCESSES: dict[str, Callable[[Schedule, int], Process]] = {"masking": Masking}

@@ -17,8 +17,9 @@ import torch.nn as nn
 import onpath
 import texts
 from networks import SPEC, close, examples, fresh, noisy, planner, plans
+from onpath.data.huggingface import HuggingFaceTokenizer
 from onpath.data.source import Source, TextSource
-from onpath.data.tokenizers import MASK_SIGN, Characters, HuggingFaceTokenizer, Tokenizer
+from onpath.data.tokenizers import MASK_SIGN, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.data.trajectory_files import save
 from onpath.objectives.base import Objective

@@ -8,10 +8,11 @@ from typing import Literal
 import torch.nn as nn
 
 from onpath.data.hub_text import HubText
+from onpath.data.huggingface import HuggingFaceTokenizer
 from onpath.data.pairs import TextPairs
 from onpath.data.source import Source, TextSource
 from onpath.data.text import TextFile
-from onpath.data.tokenizers import Bytes, Characters, HuggingFaceTokenizer, Tokenizer
+from onpath.data.tokenizers import Bytes, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.evaluation.plans import PlanEvaluation
 from onpath.evaluation.settings import Evaluation

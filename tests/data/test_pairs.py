@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import texts
+from onpath.data.huggingface import HuggingFaceTokenizer
 from onpath.data.pair_files import Columns
 from onpath.data.pairs import TextPairs
-from onpath.data.tokenizers import Bytes, HuggingFaceTokenizer
+from onpath.data.tokenizers import Bytes
 from onpath.models.transformer import TokenTransformer
 from onpath.objectives.nelbo import ContinuousNELBO
 from onpath.processes.masking import Masking

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import texts
-from onpath.data.tokenizers import END_SIGN, MASK_SIGN, Bytes, Characters, HuggingFaceTokenizer, Tokenizer
+from onpath.data.huggingface import HuggingFaceTokenizer
+from onpath.data.tokenizers import END_SIGN, MASK_SIGN, Bytes, Characters, Tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 IDS = st.lists(st.integers(0, 257), max_size=40)
