@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from onpath import cli, terminal
 from tiny import CONFIG, settings
@@ -247,6 +249,34 @@ def test_text_goes_on_from_a_prompt(onpath: Any) -> None:
     ):
         refused = onpath("sample", "runs/text", *arguments)
         assert refused.code == 2 and message in refused.err and not refused.out
+
+
+def test_a_text_is_seen_unmasking(onpath: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("story.txt").write_text("To be, or not to be: that is the question.\n" * 20)
+    Path("text.yaml").write_text(yaml.safe_dump(TEXT))
+    assert onpath("train", "text.yaml").code == 0
+    monkeypatch.setattr(terminal, "_SECONDS", 0.0)
+    shown = []
+    for option in ("--animation", "--no-animation"):
+        screen = Console(file=io.StringIO(), force_terminal=True)
+        monkeypatch.setattr(terminal, "console", screen)
+        assert onpath("sample", "runs/text", "--prompt", "To ", "--steps", "3", option).code == 0
+        shown.append(screen.file.getvalue())
+    assert all(f"step {step} of 3" in shown[0] for step in range(4)) and "▒" in shown[0]
+    assert "step" not in shown[1] and "▒" not in shown[1]
+
+
+def test_without_prompts_pairs_are_asked_their_own(onpath: Any) -> None:
+    sums = [{"prompt": f"{a}+{b}=", "response": str(a + b)} for a in range(1, 12) for b in range(1, 4)]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
+    data = {"kind": "pairs", "path": "sums.jsonl", "tokenizer": {"kind": "characters", "end": True}, "length": 12}
+    Path("sums.yaml").write_text(yaml.safe_dump(TEXT | {"data": data}))
+    assert onpath("train", "sums.yaml").code == 0
+    done = onpath("sample", "runs/sums", "--num", "3", "--new", "4", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert set(found["prompt"]) <= {row["prompt"] for row in sums}
+    assert all(len(tokens) == len(prompt) + 4 for tokens, prompt in zip(found["tokens"], found["prompt"], strict=True))
 
 
 def test_a_policy_takes_no_prompt(onpath: Any) -> None:

@@ -99,3 +99,25 @@ def test_finished_texts_keep_their_styles(monkeypatch: pytest.MonkeyPatch) -> No
     terminal.show_texts(two, CODEC)
     shown = screen.file.getvalue()
     assert shown.count("\x1b[1ma\x1b[0m\x1b[32mb\x1b[0m") == 2 and "\x1b[2m1 \x1b[0m" in shown
+
+
+def test_every_state_is_shown_and_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=60, height=24)
+    monkeypatch.setattr(terminal, "console", screen)
+    monkeypatch.setattr(terminal, "_SECONDS", 0.0)
+    states = [state("a▒▒", step=0), state("ab▒", step=1), state("abc", step=2)]
+    assert list(terminal.watched(iter(states), CODEC)) == states
+    shown = screen.file.getvalue()
+    assert [f"step {step} of 4" in shown for step in range(4)] == [True, True, True, False]
+    assert shown.endswith("\x1b[2K")  # and the terminal is clean
+
+
+def test_a_frame_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), width=10, height=12)
+    monkeypatch.setattr(terminal, "console", screen)
+    three = state("abcdef" * 5).rows(torch.tensor([0, 0, 0]))
+    texts = [str(line) for line in frame(three, None, CODEC).renderables]
+    assert texts[0].splitlines() == ["abcdefabcd", "efabcdefab", "cdefabcdef"]
+    assert len(texts) == 6 and texts[-2].endswith("tokens revealed, 1 more below")
+    tall = [str(line) for line in frame(state("abcdef" * 50), None, CODEC).renderables]
+    assert len(tall[0].splitlines()) == 8 and tall[0].endswith("…")

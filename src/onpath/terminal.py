@@ -203,17 +203,18 @@ def watched(states: Iterator[State], codec: Tokenizer) -> Iterator[State]:
 
 def frame(state: State, before: State | None, codec: Tokenizer) -> Group:
     """The texts of a state as far as they fit on the screen, with what their colours mean."""
-    room, shown = console.height - 4, []
+    room, shown = max(1, console.height - 5), []
     for row in range(state.batch.size):
-        text = unmasking(state, before, row, codec)
-        room -= len(text.wrap(console, console.width)) + 1
-        if shown and room < 0:
+        lines = unmasking(state, before, row, codec).wrap(console, console.width)
+        if shown and len(lines) > room:
             break
-        shown += [text, Text()]
+        cut = [Text("…", style="dim")] if len(lines) > room else []
+        shown += [Text("\n").join([*lines[:room], *cut]), Text()]
+        room -= len(lines) + 1
     hidden = state.batch.size - len(shown) // 2
     masked, free = int(state.masked.sum()), int(state.batch.free().sum())
     told = f"step {state.step} of {state.num_steps}, {free - masked} of {free} tokens revealed"
-    keys = [Text(told + (f", {hidden} more texts below" if hidden else ""), style="bold")]
+    keys = [Text(told + (f", {hidden} more below" if hidden else ""), style="bold")]
     names = [("bold", "given"), ("reverse", "new"), ("red strike", "masked again")]
     bounds = ("< .25", "< .5", "< .75", "≥ .75")
     names += [(colour, bound) for (_, colour), bound in zip(_SURE, bounds, strict=True)]

@@ -138,6 +138,15 @@ def test_a_text_unmasks(tab: Page, texts_report: str) -> None:
     assert tab.faults() == []
 
 
+def test_end_tokens_that_fill_a_canvas_are_dots(tab: Page, tmp_path: Path) -> None:
+    folder = made_of_text(tmp_path / "a")
+    events = [(1, place, "<|end|>" if place > 1 else "hi"[place], 0.5) for place in range(6)]
+    folder.write_traces([Trace("text", "generated", "samples@4", 0, 6, ({"after": 0, "steps": 1, "events": events},))])
+    page.write([folder.path], tmp_path / "out.html")
+    tab.open(f"file://{tmp_path / 'out.html'}")
+    assert [words for words, _ in pieces(tab)] == ["h", "i", "<|end|>", "·", "·", "·"]
+
+
 def test_a_text_can_be_read_without_colour(tab: Page, texts_report: str) -> None:
     tab.open(texts_report)
     tab.run("document.querySelector('.board details').open = true")

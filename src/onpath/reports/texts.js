@@ -5,7 +5,7 @@ const BREAK = "↵";
 
 function textBoard(colouring) {
   return (trace, run, index, heading) => {
-    const moments = momentsOf(trace), whole = moments.at(-1).tokens;
+    const moments = momentsOf(trace), whole = moments.at(-1).tokens, tail = tailOf(whole);
     const cells = Array.from({ length: trace.length }, () => make("span", { class: "piece" }));
     const text = make("div", { class: "text", role: "group", "aria-label": "The text as it stands" }, ...cells);
     const strong = make("strong"), rest = make("span");
@@ -14,14 +14,22 @@ function textBoard(colouring) {
     const show = (at) => {
       const moment = moments[Math.min(at, moments.length - 1)];
       const struck = new Map(moment.struck), fresh = new Set(moment.fresh);
-      cells.forEach((cell, position) => pieceInto(cell, position, moment, { struck, fresh, whole: whole[position], by: colouring.by }));
+      cells.forEach((cell, position) => pieceInto(cell, position, moment, { struck, fresh, whole: whole[position], isTail: position > tail, by: colouring.by }));
       [strong.textContent, rest.textContent] = toldOf(moment);
     };
     return { element, show, moments, status };
   };
 }
 
-function pieceInto(cell, position, moment, { struck, fresh, whole, by }) {
+// The first of the end tokens that fill the canvas behind a text: those after it are drawn as dots.
+function tailOf(whole) {
+  const last = whole.at(-1)?.word;
+  let first = whole.length - 1;
+  while (last?.trim() && first > 0 && whole[first - 1]?.word === last) first -= 1;
+  return whole.length - first > 2 ? first : whole.length;
+}
+
+function pieceInto(cell, position, moment, { struck, fresh, whole, isTail, by }) {
   const token = moment.tokens[position], isGiven = token !== null && token.when === 0;
   const breaks = whole ? whole.word.split("\n").length - 1 : 0;
   const names = ["piece", token ? "" : struck.has(position) ? "struck" : "masked", isGiven ? "given" : "", token && moment.step && fresh.has(position) ? "new" : "", token && moment.again[position] ? "again" : ""];
@@ -30,7 +38,8 @@ function pieceInto(cell, position, moment, { struck, fresh, whole, by }) {
   cell.className = names.filter(Boolean).join(" ");
   cell.title = `Token ${position + 1}: ${describe(token, moment.again[position], struck.get(position))}`;
   const word = token ? token.word : struck.has(position) ? struck.get(position) : "▒";
-  if (token && whole && token.word === whole.word) cell.textContent = word.replaceAll("\n", `${BREAK}\n`);
+  if (token && isTail && token.word === whole.word) cell.textContent = "·";
+  else if (token && whole && token.word === whole.word) cell.textContent = word.replaceAll("\n", `${BREAK}\n`);
   else cell.textContent = word.replaceAll("\n", BREAK) + "\n".repeat(breaks); // lines stay where they end up
 }
 
