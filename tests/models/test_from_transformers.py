@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor
 
 from onpath import rng
@@ -707,6 +708,19 @@ def changed(models: Path, target: Path, old: str, new: str) -> str:
     assert old in code.read_text()
     code.write_text(code.read_text().replace(old, new))
     return str(target)
+
+
+def test_remote_models_may_tie_their_weights(models: Path, tmp_path: Path) -> None:
+    tie = "self.model.transformer.ff_out.weight = self.model.transformer.wte.weight; self.post_init()"
+    tied = changed(models, tmp_path / "tied", "self.post_init()", tie)
+    network, x = RemoteLM(spec_of("remote"), name=tied, trust=True, lora=LoRA(rank=2)), tokens("remote")
+    network.export(tmp_path / "out")
+    assert len(network.state_dict()) > len(load_file(tmp_path / "out" / "model.safetensors"))
+    again = RemoteLM(spec_of("remote"), name=str(tmp_path / "out"), trust=True)
+    close(again(x, TIME, None), network(x, TIME, None))
+    (tmp_path / "out" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"out has no weights for model\.transformer"):
+        RemoteLM(spec_of("remote"), name=str(tmp_path / "out"), trust=True)
 
 
 def test_what_a_network_cannot_do_is_found_out(models: Path, tmp_path: Path) -> None:

@@ -93,11 +93,12 @@ def _made(made: Any, config: Any, dtype: torch.dtype) -> Any:
 
 def _fill(network: Any, folder: Path) -> list[str]:
     """Puts the weights of every file in `folder` into `network`; returns the names of those that are in none."""
-    missing = set(network.state_dict())
+    held, found = network.state_dict(), set()
     for file in sorted(folder.glob("*.safetensors")):
         weights: dict[str, Tensor] = load_file(file)
-        missing -= weights.keys()
+        found |= weights.keys()
         unknown = network.load_state_dict(weights, strict=False).unexpected_keys
         if unknown:
             raise KeyError(f"{file.name} holds {unknown[0]}, which the code has not")
-    return sorted(missing)
+    filled = {tensor.data_ptr() for key, tensor in held.items() if key in found}  # tied weights are written once
+    return [key for key, tensor in held.items() if key not in found and tensor.data_ptr() not in filled]
