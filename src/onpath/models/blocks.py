@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from onpath.types import Readout
 
 _CHUNK_LOGITS = 1 << 24  # 64 MiB in fp32
+_CHUNK_LOGITS_GPU = 1 << 28  # small chunks would leave a GPU waiting for their launches
 
 
 class RMSNorm(nn.Module):
@@ -71,10 +73,13 @@ def apply_readout(
     rows: Int64[Tensor, "N"],
     readout: Readout,
     chunk: int,
+    weights: Sequence[Tensor] = (),
 ) -> Any:
     """Runs `head` and `readout` over chunks of at most `chunk` rows, so that no logits of all rows exist at once.
 
-    Where there are several chunks, training makes the logits of each anew in the backward instead of keeping them.
+    Where there are several chunks, training forms the gradients of the first result in the forward, while the logits of
+    the chunk are there, if `weights` names all weights of the head; without them it makes the logits anew in the
+    backward. The first is twice as fast, for results that are only summed up afterwards: weigh them in the readout.
     """
 
     def read(hidden: Tensor, rows: Tensor) -> Any:
@@ -82,6 +87,10 @@ def apply_readout(
 
     if len(rows) <= chunk:
         return read(hidden, rows)
+    if torch.is_grad_enabled() and weights:
+        trained = [weight for weight in weights if weight.requires_grad]
+        columns = _GradientsInForward.apply(_Chunks(read, rows, chunk, trained), hidden, *trained)
+        return columns if len(columns) > 1 else columns[0]
     pairs = zip(hidden.split(chunk), rows.split(chunk), strict=True)
     if torch.is_grad_enabled():
         parts = [checkpoint(read, h, r, use_reentrant=False) for h, r in pairs]
@@ -92,16 +101,70 @@ def apply_readout(
     return torch.cat(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class _Chunks:
+    """What is read chunk by chunk, and the weights that its reading depends on beside the hidden states."""
+
+    read: Callable[[Tensor, Tensor], Any]
+    rows: Tensor
+    chunk: int
+    weights: Sequence[Tensor]
+
+    def gradients(self, hidden: Tensor, above: Tensor | None) -> tuple[list[tuple[Tensor, ...]], list[Tensor]]:
+        """The results of each chunk, and the gradients by hidden and weights of the first ones weighed by `above`."""
+        sums = [torch.zeros_like(weight) for weight in self.weights]
+        columns, by_hidden = [], torch.zeros_like(hidden)
+        for first in range(0, len(hidden), self.chunk):
+            part = slice(first, first + self.chunk)
+            with torch.enable_grad():
+                leaf = hidden[part].detach().requires_grad_()
+                found = self.read(leaf, self.rows[part])
+            found = found if isinstance(found, tuple) else (found,)
+            columns.append(tuple(column.detach() for column in found))
+            if not found[0].requires_grad:
+                continue
+            weighed = torch.ones_like(found[0]) if above is None else above[part]
+            grown = torch.autograd.grad(found[0], [leaf, *self.weights], weighed, allow_unused=True)
+            for total, gradient in zip([by_hidden[part], *sums], grown, strict=True):
+                if gradient is not None:
+                    total += gradient
+        return columns, [by_hidden, *sums]
+
+
+class _GradientsInForward(torch.autograd.Function):
+    """Reads in chunks; the backward only scales what the forward has formed, where each row counts alike."""
+
+    @staticmethod
+    def forward(ctx: Any, chunks: _Chunks, hidden: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        columns, gradients = chunks.gradients(hidden, None)
+        ctx.chunks, ctx.autocast = chunks, torch.is_autocast_enabled(hidden.device.type)
+        ctx.save_for_backward(hidden, *gradients)
+        results = tuple(torch.cat(column) for column in zip(*columns, strict=True))
+        ctx.mark_non_differentiable(*results[1:])
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor, *_: Any) -> tuple[Any, ...]:
+        hidden, *gradients = ctx.saved_tensors
+        if all(stride == 0 for stride in above.stride()):  # as behind a sum: one number for all rows
+            scale = above[(0,) * above.dim()]
+            return None, *(gradient * scale.to(gradient.dtype) for gradient in gradients)
+        with torch.autocast(hidden.device.type, enabled=ctx.autocast):
+            return None, *ctx.chunks.gradients(hidden, above)[1]
+
+
 def read_rows(
     head: Callable[[Tensor], Tensor],
     hidden: Float[Tensor, "M L D"],
     rows: Int64[Tensor, "N"] | None,
     readout: Readout | None,
     num_words: int,
+    weights: Sequence[Tensor] = (),
 ) -> Any:
     """How a network ends: logits (M, L, V), or (N, V) at `rows`, or what `readout` makes of them chunk by chunk.
 
-    num_words: V. A chunk has at most 2**24 logits, and an even number of rows.
+    num_words: V. A chunk has at most 2**24 logits (2**28 on a GPU), and an even number of rows. weights: all that the
+    head has, for a training that does not make logits twice; see ``apply_readout``.
     """
     if rows is None and readout is None:
         return head(hidden)
@@ -110,11 +173,10 @@ def read_rows(
         rows = torch.arange(flat.shape[0], device=flat.device)
     else:
         flat = flat[rows]
-    return (
-        head(flat)
-        if readout is None
-        else apply_readout(head, flat, rows, readout, max(2, _CHUNK_LOGITS // num_words // 2 * 2))
-    )
+    if readout is None:
+        return head(flat)
+    most = _CHUNK_LOGITS if flat.device.type == "cpu" else _CHUNK_LOGITS_GPU
+    return apply_readout(head, flat, rows, readout, max(2, most // num_words // 2 * 2), weights)
 
 
 def keep_where(drop: Bool[Tensor, "B"] | None, value: Float[Tensor, "B *rest"], null: Tensor) -> Tensor:

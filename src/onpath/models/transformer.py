@@ -86,10 +86,15 @@ class TokenTransformer(nn.Module):
                 hidden = checkpoint(block, hidden, turn, allowed, mood, use_reentrant=False)
             else:
                 hidden = block(hidden, turn, allowed, mood)
-        return read_rows(self._logits, self.norm(hidden), rows, readout, self.num_logits)
+        weights = (self._head_weight,)
+        return read_rows(self._logits, self.norm(hidden), rows, readout, self.num_logits, weights)
+
+    @property
+    def _head_weight(self) -> Tensor:
+        return self.token.weight if self.head is None else self.head.weight
 
     def _logits(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
-        weight = self.token.weight if self.head is None else self.head.weight
+        weight = self._head_weight
         logits = F.linear(hidden, weight[: self.num_logits] if self.head is None else weight)
         return logits[..., : self.num_logits]
 

@@ -39,8 +39,13 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Cross-entropy and hits at N rows. nats, hit: (N,); example: (N,) index of each row's example."""
+    """Cross-entropy and hits at N rows.
 
+    cost: (N,) weighed cross-entropy, with gradient. nats: (N,) unweighed, without. hit: (N,); example: (N,) index of
+    each row's example.
+    """
+
+    cost: Float[Tensor, "N"]
     nats: Float[Tensor, "N"]
     hit: Bool[Tensor, "N"]
     example: Int64[Tensor, "N"]
@@ -57,8 +62,13 @@ def stratified(key: rng.Key, ids: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
     return word.double() / 2.0**32
 
 
-def score_masked(process: Masking, denoiser: Denoiser, batch: Batch, noisy: Noisy) -> TokenScores:
+def score_masked(
+    process: Masking, denoiser: Denoiser, batch: Batch, noisy: Noisy, weights: Float[Tensor, "M"] | None = None
+) -> TokenScores:
     """Cross-entropy of the clean tokens at the masked positions, the head running there only.
+
+    weights: (M,) of the states, 1 each without them; they are multiplied in while a row is read, so that nothing is
+    left to do with the rows but to sum them up (see ``models.blocks.apply_readout``).
 
     `noisy` may hold m·B rows for a batch of B: several corruptions of the same examples share one encoding.
     A network that also has a logit for [MASK] is scored by its distribution over words, as it is sampled from.
@@ -66,22 +76,28 @@ def score_masked(process: Masking, denoiser: Denoiser, batch: Batch, noisy: Nois
     length = batch.x.shape[1]
     copies = noisy.x.shape[0] // batch.size
     # elsewhere the token need not be a word: a dropped prompt is [MASK], padding is anything
-    targets = torch.where(noisy.masked, batch.x.repeat(copies, 1), 0).flatten()
+    some_word = int(process.mask_id == 0)
+    targets = torch.where(noisy.masked, batch.x.repeat(copies, 1), some_word).flatten()
     known = None if noisy.num_masked is None else int(noisy.num_masked.sum())
     rows = flat_rows(noisy.masked, known)
     counts = noisy.masked.sum(-1) if noisy.num_masked is None else noisy.num_masked.to(noisy.x.device)
 
-    def readout(logits: Float[Tensor, "N V"], chunk: Int64[Tensor, "N"]) -> tuple[Tensor, Tensor]:
+    # a row that is not masked is read only where masked ones could not be counted, and weighs nothing
+    weight = noisy.masked.to(torch.float32)
+    weight = (weight if weights is None else weight * weights.to(weight.device)[:, None]).flatten()
+
+    def readout(logits: Float[Tensor, "N V"], chunk: Int64[Tensor, "N"]) -> tuple[Tensor, Tensor, Tensor]:
         logits = process.words_only(logits.float())
         target = targets[chunk]
-        return F.cross_entropy(logits, target, reduction="none"), logits.detach().argmax(-1) == target
+        nats = F.cross_entropy(logits, target, reduction="none")
+        return nats * weight[chunk], nats.detach(), logits.detach().argmax(-1) == target
 
     memo = denoiser.encode(**batch.conditions())
-    nats, hit = denoiser(noisy.x, process.masked_fraction(batch, counts), memo, rows=rows, readout=readout)
+    cost, nats, hit = denoiser(noisy.x, process.masked_fraction(batch, counts), memo, rows=rows, readout=readout)
     if len(rows) == noisy.masked.numel() and noisy.num_masked is None:
         keep = noisy.masked.flatten()
         nats, hit = nats * keep, hit & keep
-    return TokenScores(nats, hit, rows // length)
+    return TokenScores(cost, nats, hit, rows // length)
 
 
 def stack_noisy(states: list[Noisy]) -> Noisy:
@@ -113,7 +129,7 @@ def token_metrics(scores: TokenScores, noisy: Noisy, batch: Batch) -> dict[str, 
     num_free = float(batch.free_counts().sum()) * (noisy.x.shape[0] // batch.size)
     return {
         "accuracy": (scores.hit.sum().detach(), num_masked),
-        "masked_cross_entropy": (scores.nats.detach().sum(), num_masked),
+        "masked_cross_entropy": (scores.nats.sum(), num_masked),
         "masked_share": (num_masked, num_free),
         "num_masked": (num_masked, float(noisy.x.shape[0])),
     }

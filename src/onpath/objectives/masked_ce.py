@@ -63,4 +63,4 @@ class MaskedCrossEntropy(Objective):
             noisy = self.process.corrupt_ratio(batch, ratio.float().to(batch.x.device), key.fold("corrupt"))
         scores = score_masked(self.process, nets.model, batch, noisy)
         metrics = token_metrics(scores, noisy, batch)
-        return Loss(scores.nats.sum(), metrics["num_masked"][0], metrics)
+        return Loss(scores.cost.sum(), metrics["num_masked"][0], metrics)

@@ -27,8 +27,8 @@ from onpath.types import Batch, Denoiser, Loss, Nets, Noisy
 
 def _nelbo_loss(nets: Nets, process: Masking, batch: Batch, noisy: Noisy, weights: Float[Tensor, "M"]) -> Loss:
     """Loss in nats per free token from states (M, L) of a batch of B whose examples weigh `weights` (M,)."""
-    scores = score_masked(process, nets.model, batch, noisy)
-    nats = (scores.nats * weights.to(scores.nats.device)[scores.example]).sum()
+    scores = score_masked(process, nets.model, batch, noisy, weights)
+    nats = scores.cost.sum()
     num_free = float(batch.free_counts().sum())
     metrics = token_metrics(scores, noisy, batch)
     metrics["nelbo_per_token"] = (nats.detach(), num_free)
@@ -54,9 +54,8 @@ class Bound(Objective):
         for draw in range(num_draws):
             part = key.fold(f"draw {draw}")
             noisy, weights = self.states(batch, (shift + draw) / num_draws, part)
-            scores = score_masked(self.process, denoiser, batch, noisy)
-            nats = scores.nats.double() * weights.to(scores.nats.device)[scores.example]
-            total.index_add_(0, scores.example % batch.size, nats)
+            scores = score_masked(self.process, denoiser, batch, noisy, weights)
+            total.index_add_(0, scores.example % batch.size, scores.cost.double())
         return total / num_draws
 
 

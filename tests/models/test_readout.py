@@ -1,0 +1,74 @@
+"""Reading logits chunk by chunk gives what reading them at once gives, gradients too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from onpath.models.blocks import apply_readout
+
+ROWS, WIDTH, WORDS, CHUNK = 23, 8, 11, 6
+GENERATOR = torch.Generator().manual_seed(0)
+TARGETS = torch.randint(0, WORDS, (ROWS,), generator=GENERATOR)
+SHARES = torch.rand(ROWS, generator=GENERATOR)
+
+
+def nats_and_hit(logits: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    nats = F.cross_entropy(logits.float(), TARGETS[rows], reduction="none") * SHARES[rows]
+    return nats, logits.detach().argmax(-1) == TARGETS[rows]
+
+
+def nats_alone(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return nats_and_hit(logits, rows)[0]
+
+
+def run(chunk: int, named: bool, readout: Any, upstream: torch.Tensor | None, frozen: bool) -> list[torch.Tensor]:
+    """Loss, hits and every gradient."""
+    torch.manual_seed(1)
+    head = nn.Linear(WIDTH, WORDS).requires_grad_(not frozen)
+    hidden = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    weights = tuple(head.parameters()) if named else ()
+    found = apply_readout(head, hidden * 1.0, torch.arange(ROWS), readout, chunk, weights)
+    nats, *rest = found if isinstance(found, tuple) else (found,)
+    (nats.sum() * 0.5 if upstream is None else (nats * upstream).sum()).backward()
+    assert hidden.grad is not None
+    gradients = [hidden.grad, *(p.grad for p in head.parameters() if p.grad is not None)]
+    return [nats.detach(), *rest, *gradients]
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained head", "frozen head"])
+@pytest.mark.parametrize("readout", [nats_and_hit, nats_alone])
+@pytest.mark.parametrize("upstream", [None, SHARES + 0.3], ids=["summed", "weighed afterwards"])
+@pytest.mark.parametrize("named", [False, True], ids=["made anew", "formed in the forward"])
+def test_chunks_are_the_whole(named: bool, upstream: torch.Tensor | None, readout: Any, frozen: bool) -> None:
+    for one, whole in zip(
+        run(CHUNK, named, readout, upstream, frozen), run(ROWS, named, readout, upstream, frozen), strict=True
+    ):
+        torch.testing.assert_close(one, whole)
+
+
+def test_no_logits_of_all_rows_exist_and_none_are_made_twice() -> None:
+    calls: list[int] = []
+
+    class Head(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            calls.append(len(input))
+            return super().forward(input)
+
+    head = Head(WIDTH, WORDS)
+    hidden = torch.randn(ROWS, WIDTH, requires_grad=True)
+    for weights, number in ((tuple(head.parameters()), 4), ((), 8)):
+        calls.clear()
+        apply_readout(head, hidden * 1.0, torch.arange(ROWS), nats_and_hit, CHUNK, weights)[0].sum().backward()
+        assert len(calls) == number and max(calls) == CHUNK
+
+
+def test_without_a_gradient_nothing_is_formed() -> None:
+    head = nn.Linear(WIDTH, WORDS)
+    hidden = torch.randn(ROWS, WIDTH, requires_grad=True)
+    tokens = apply_readout(head, hidden, torch.arange(ROWS), lambda z, _: z.argmax(-1), CHUNK, tuple(head.parameters()))
+    assert torch.equal(tokens, head(hidden).argmax(-1)) and not tokens.requires_grad
