@@ -134,8 +134,6 @@ def samplers() -> dict[str, Unmasking]:
     return table
 
 
-
-
 SAMPLERS: dict[str, Sampler] = samplers()
 
 

@@ -30,6 +30,7 @@ from onpath.rng import Key
 from onpath.sampling.counts import Count
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Sampler
+from onpath.sampling.remasking import Remask
 from onpath.schedules import LinearSchedule, Schedule
 from onpath.training.optimizers import OptimizerConfig
 from onpath.types import Batch, Loss, Nets
@@ -41,6 +42,7 @@ from tables import (
     OPTIMIZERS,
     PROCESSES,
     RAMPS,
+    REMASKS,
     SAMPLERS,
     SCHEDULES,
     SOURCES,
@@ -59,6 +61,7 @@ KINDS: dict[type, dict[str, Any]] = {
     Ramp: RAMPS,
     Grid: GRIDS,
     Count: COUNTS,
+    Remask: REMASKS,
     Sampler: SAMPLERS,
     Objective: {name: make(PROCESS) for name, make in OBJECTIVES.items()},
     Source: SOURCES,

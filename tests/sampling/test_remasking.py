@@ -217,7 +217,7 @@ def test_proofreading_keeps_the_schedule_and_masks_the_most_doubtful() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_proofreading_needs_a_logit_for_mask() -> None:
-    with pytest.raises(ValueError, match="penalty_curriculum"):
+    with pytest.raises(ValueError, match="masking_penalties"):
         sample(HashDenoiser(WORDS), PROCESS, Unmasking(remask=Proofread()), UniformGrid(3), blank(2), KEY)
 
 

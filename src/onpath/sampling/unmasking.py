@@ -326,6 +326,6 @@ def _mask_probability(logits: Float[Tensor, "N V"], mask_id: int) -> Float[Tenso
     if mask_id >= logits.shape[1]:
         raise ValueError(
             f"proofread: the network has {logits.shape[1]} logits and none for [MASK] ({mask_id}), so it cannot doubt "
-            "a token; train it by an objective that predicts [MASK], such as penalty_curriculum"
+            "a token; train it by an objective that predicts [MASK], such as masking_penalties"
         )
     return (logits[:, mask_id].float() - logits.float().logsumexp(-1)).exp()
