@@ -112,8 +112,8 @@ class FullLogits(nn.Module):
         logits = self.network(x, t, memo).flatten(0, 1)
         if not self.everywhere:
             return readout(logits[rows], rows)
-        nats, hit = readout(logits, torch.arange(len(logits), device=logits.device))
-        return nats[rows], hit[rows]
+        read = readout(logits, torch.arange(len(logits), device=logits.device))
+        return tuple(column[rows] for column in read)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from onpath.types import Readout
 
-_CHUNK_LOGITS = 1 << 24  # 64 MiB in fp32
+_CHUNK_LOGITS = 1 << 23  # 32 MiB in fp32: larger temporaries are paged in anew each time
 _CHUNK_LOGITS_GPU = 1 << 28  # small chunks would leave a GPU waiting for their launches
 
 
@@ -163,7 +163,7 @@ def read_rows(
 ) -> Any:
     """How a network ends: logits (M, L, V), or (N, V) at `rows`, or what `readout` makes of them chunk by chunk.
 
-    num_words: V. A chunk has at most 2**24 logits (2**28 on a GPU), and an even number of rows. weights: all that the
+    num_words: V. A chunk has at most 2**23 logits (2**28 on a GPU), and an even number of rows. weights: all that the
     head has, for a training that does not make logits twice; see ``apply_readout``.
     """
     if rows is None and readout is None:

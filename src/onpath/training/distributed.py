@@ -115,8 +115,7 @@ class Processes:
         if self.count == 1:
             return
         for network in networks:
-            blocks = getattr(network, "blocks", None)
-            for block in blocks if isinstance(blocks, nn.ModuleList) else ():
+            for block in blocks_of(network):
                 fully_shard(block)
             fully_shard(network)
             register_fsdp_forward_method(network, "encode")
@@ -130,6 +129,12 @@ class Processes:
             warnings.simplefilter("ignore", FutureWarning)
             # a learned null condition has no gradient in a step that drops no condition
             return Replica(DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True))
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The layers of a network that are alike, its list `blocks`; none where it has no such list."""
+    blocks = getattr(network, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
 
 
 ALONE = Processes()

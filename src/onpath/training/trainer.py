@@ -17,7 +17,7 @@ from onpath import rng
 from onpath.data.source import Source, step_ids
 from onpath.objectives.base import Objective
 from onpath.records import RunFolder
-from onpath.training.distributed import ALONE, Parallel, Processes, local, unsynced, whole
+from onpath.training.distributed import ALONE, Parallel, Processes, blocks_of, local, unsynced, whole
 from onpath.training.ema import average_of, update_average
 from onpath.training.metrics import Meter
 from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor
@@ -257,7 +257,7 @@ class Trainer:
         average = average_of(model)
         if self.compile:
             # block by block: they are alike, so one compilation serves all, and what reads the logits stays outside
-            for part in dict(model.named_children()).get("blocks", nn.ModuleList([model])).children():
+            for part in blocks_of(model) or [model]:
                 part.compile()
         if self.parallel == "fsdp":
             processes.shards(model, average)
