@@ -64,7 +64,7 @@ class Settings:
     clock: str
     width: int = 128
     depth: int = 5
-    heads: int = 2
+    heads: int = 4
     length: int = 128
     batch: int = 16
     states: int = 1
