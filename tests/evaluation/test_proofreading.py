@@ -64,7 +64,9 @@ def measured(sure: float) -> dict[str, float]:
     spec = Spec(LENGTH, WORDS, MASK, mask_logit=True)
     process = Masking(LinearSchedule(), MASK)
     subject = Subject(KnowsTheText(text, sure), process, Unmasking(), EvenGrid(4), TextFile("unread.txt"), spec)
-    rows = Proofreading(noise=0.2).measure(subject, "validation", iter([Batch.of_tokens(text.repeat(30, 1), torch.arange(30))]))
+    rows = Proofreading(noise=0.2).measure(
+        subject, "validation", iter([Batch.of_tokens(text.repeat(30, 1), torch.arange(30))])
+    )
     return {r["metric"]: r["value"] for r in rows}
 
 
