@@ -236,7 +236,9 @@ def unmasking(state: State, before: State | None, row: int, codec: Tokenizer) ->
     free = listed(state.batch.free())
     padding = [False] * len(tokens) if state.batch.padding is None else listed(state.batch.padding)
     old_tokens, old_masked = (tokens, masked) if before is None else (listed(before.x), listed(before.masked))
-    pieces, old_pieces = codec.pieces(tokens), codec.pieces(old_tokens)
+    pieces = codec.pieces(tokens)
+    lost = any(now and not was for now, was in zip(masked, old_masked, strict=True))
+    old_pieces = codec.pieces(old_tokens) if lost else pieces
     text = Text(overflow="fold")
     for place, piece in enumerate(pieces):
         ended = place and not masked[place] and tokens[place - 1 : place + 1] == [codec.end_id] * 2

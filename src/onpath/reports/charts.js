@@ -232,7 +232,7 @@ function table(spec, xs) {
     const places = spec.series.map((one) => new Map(one.xs.map((x, index) => [x, one.ys[index]])));
     const rows = xs.map((x) => make("tr", {}, make("th", { scope: "row" }, figure(x)), ...places.map((values) => make("td", { class: "n" }, values.has(x) ? figure(values.get(x)) : ""))));
     const body = make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
-    details.append(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${spec.title} as a table` }, body));
+    details.append(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${[spec.title, spec.unit].filter(Boolean).join(" ")} as a table` }, body));
   });
   return details;
 }
