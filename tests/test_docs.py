@@ -36,10 +36,12 @@ TINY = settings(
         "evaluation.latency=false",
     ]
 )
-TINY_TEXT = settings(
-    ["model.width=16", "training.compile=false"]
-    + [f"objective.{name}.steps=2" for name in ("penalty_keep_mask", "penalty_mask_correct")]
-)
+SMALL = ["model.width=16", "training.compile=false", "evaluation.num_samples=2", "evaluation.steps=[2]"]
+TINY_TEXT = settings([*SMALL, "evaluation.num_examples=8", "grid.steps=4"])
+TINY_PROOFREAD = [
+    *TINY_TEXT,
+    *(f"objective.{name}.steps=2" for name in ("penalty_keep_mask", "penalty_mask_correct")),
+]
 RUN_PAGES = ("README.md", "docs/getting-started.md")  # whose commands are run, with smaller sizes
 MAX_FRAGMENTS = 3
 
@@ -96,7 +98,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from onpath.records import RunFolder
 
     folder = tmp_path_factory.mktemp("docs")
-    for recipe, overrides in (("fourrooms-demo", TINY), ("shakespeare-proofread", TINY_TEXT)):
+    for recipe, overrides in (("fourrooms-demo", TINY), ("shakespeare-proofread", TINY_PROOFREAD)):
         config = RunConfig.load(path_of(recipe), overrides)
         parts = build(config)
         parts.trainer.fit(parts.job(), RunFolder.create(folder / "runs" / recipe, config.as_dict()))
@@ -221,7 +223,8 @@ def test_the_commands_of_a_page_run(page: str, here: Path, monkeypatch: pytest.M
     for place, command in COMMANDS:
         if place.rsplit(":", 1)[0] != page or command[0] == "check":  # the checks train for half a minute
             continue
-        sizes = TINY if command[0] == "train" and "--resume" not in command else []
+        begins = command[0] == "train" and "--resume" not in command
+        sizes = ({"shakespeare": TINY_TEXT}.get(command[1], TINY)) if begins else []
         monkeypatch.setattr(sys, "argv", ["onpath", *command, *sizes])
         with pytest.raises(SystemExit) as stop:
             cli.main()
