@@ -82,6 +82,8 @@ def train(
         folder = processes.first(lambda: RunFolder(path) if resume else _new_folder(path, parts.config, recipe))
         where = f"{parts.device}" if processes.count == 1 else f"{processes.count} processes, {parts.trainer.parallel}"
         terminal.console.print(f"training [bold]{escape(recipe)}[/bold] into {escape(str(path))} on {where}")
+        for remark in parts.source.remarks:
+            terminal.console.print(remark, markup=False, highlight=False)
         try:
             with terminal.progress_bar() as bar, report or nullcontext():
                 parts.trainer.fit(

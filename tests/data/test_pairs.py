@@ -89,6 +89,9 @@ def test_what_is_too_long_is_refused_dropped_or_cut(folder: Path) -> None:
         everything(pairs(folder, length=length))
     dropped = pairs(folder, length=length, overflow="drop")
     assert dropped.counts == {"examples": 60 - longer, "cut": 0, "dropped": longer}
+    (remark,) = dropped.remarks
+    assert remark.startswith(f"{60 - longer:,} examples, 0 of them cut, {longer} more left out")
+    assert pairs(folder, length=60).remarks == ()
     assert int(everything(dropped).free_counts().min()) >= 2
     cut = pairs(folder, length=length, overflow="cut")
     assert cut.counts == {"examples": 60, "cut": longer, "dropped": 0} and cut.num_examples == 60

@@ -93,6 +93,14 @@ class TextPairs(TextSource):
         return self._examples.counts
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        told = self.counts
+        if not (told["cut"] or told["dropped"]):
+            return ()
+        changed = f"{told['cut']:,} of them cut, {told['dropped']:,} more left out"
+        return (f"{told['examples']:,} examples, {changed}: longer than {self.length} tokens with their end",)
+
+    @property
     def num_examples(self) -> int:
         return len(self._examples.prompt)
 

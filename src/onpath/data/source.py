@@ -42,6 +42,11 @@ class Source(ABC):
         """The token that ends an example, None where there is none."""
         return None
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of the data before a training, such as how many examples are left out."""
+        return ()
+
     def settled(self) -> Mapping[str, Any]:
         """Settings that the data decide, such as an alphabet, by field; a run keeps them, and needs no data later."""
         return {}

@@ -59,7 +59,8 @@ class Trainer:
     warmup_steps, decay, final_rate: of the learning rate, whose peak the optimizer names; warmup_steps are a tenth of
       the run, at most 200, where not given. plateau: how decay plateau cuts. clip_norm: greatest gradient norm, 0 is
       off. ema: decay of the moving average.
-    precision: bf16 runs the forward under autocast. compile: torch.compile, block by block. threads: CPU threads, 0 leaves torch's.
+    precision: bf16 runs the forward under autocast. compile: torch.compile, block by block. threads: CPU threads, 0
+      leaves torch's.
     parallel: what several processes (torchrun) do: each holds a replica (ddp), or a shard of weights, gradients,
       moments and average (fsdp). One process holds everything either way.
     log_every, validate_every, save_every: in steps, 0 is off (a checkpoint is always written at the end).
