@@ -196,7 +196,7 @@ def test_without_blocks_the_stretch_up_to_an_end_must_be_revealed() -> None:
     state = finished(Ender(12), sampler, batch)
     assert (state.x[:, 12:][batch.free()[:, 12:]] == END).all()
     by_hand = 13 - batch.given[:, :13].sum(1)  # one position a step, up to the end token
-    assert torch.equal(finished(Ender(12), sampler, batch, 200).num_forwards, by_hand)
+    assert torch.equal(finished(Ender(12), sampler, batch, 40).num_forwards, by_hand)
     # in random order the rest waits for the stretch
     states = list(walk(Ender(3), PROCESS, Unmasking(stop_at_end=True, end_id=END), EvenGrid(20), batch, KEY))
     for before, after in pairwise(states):

@@ -138,7 +138,7 @@ def test_forwards_are_the_steps_at_which_something_is_revealed(count: ScheduleCo
     """Random order over many steps: a row goes through the network in these steps only, and in each of them."""
     network, batch = RelativeDenoiser(WORDS, MASK), request(True)
     sampler = Unmasking(count=count, remask=remask)
-    states = list(walk(network, Masking(LinearSchedule(), MASK), sampler, UniformGrid(60), batch, KEY))
+    states = list(walk(network, Masking(LinearSchedule(), MASK), sampler, UniformGrid(40), batch, KEY))
     steps = torch.zeros(SIZE, dtype=torch.int64)
     for before, after in pairwise(states):
         steps += (before.masked & ~after.masked).any(1)

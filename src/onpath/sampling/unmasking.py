@@ -136,9 +136,18 @@ class Unmasking(Sampler):
             part = self._forward(process, denoiser, state.rows(busy), moves.rows(busy), key, knobs.rows(busy))
             after = state.merged(part, busy)
         after = masked_again(after, moves.remask, moves.num_remask, process.mask_id)
-        if self.end_id is not None and (self.stop_at_end or (self.blocks is not None and self.blocks.stop_at_end)):
+        if self.end_id is not None and self._may_end(state, after, scope):
             after = ended(after, self.end_id, None if self.stop_at_end else self.blocks)
         return replace(after, step=state.step + 1)
+
+    def _may_end(self, before: State, after: State, scope: Scope) -> bool:
+        """Whether an end token must be looked for, which waits for a GPU."""
+        if self.stop_at_end or self.blocks is None or not self.blocks.stop_at_end:
+            return self.stop_at_end
+        if before.num_masked is None or after.num_masked is None:
+            return True
+        finishes = (after.num_masked <= scope.later) & (after.num_masked < before.num_masked)
+        return bool(finishes.any())  # counts on the CPU
 
     def _scope(self, process: Masking, state: State, times: Times, knobs: Knobs) -> Scope:
         schedule, rule = process.schedule, self.remask
@@ -172,7 +181,7 @@ class Unmasking(Sampler):
         remask, num_remask = self._remask_number(state, scope, times, key)
         if num_remask is not None:
             number = number + num_remask
-        if self.order not in BLIND:
+        if self.order not in BLIND or not number.any():
             return Moves(eligible, scope.last, None, number, remask, num_remask, num_read=scope.left)
         scores = blind_scores(self.order, state.batch, key).masked_fill(~eligible, -torch.inf)
         return Moves(eligible, scope.last, first(scores, number) & eligible, number, remask, num_remask)
