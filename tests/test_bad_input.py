@@ -434,7 +434,7 @@ COMMANDS = [
     Case("option", f"{TRAIN} --rsume", "--rsume", "--rsume", "--help to see what is allowed", "--resume"),
     Case("no recipe", "train", "RECIPE|FILE", "onpath train`", "Missing argument", "--help"),
     Case("option without a value", "train mine.yaml --run", "'--run'", "onpath train mine.yaml --run`", "requires an argument", "--help"),
-    Case("too much", "sample run more", "(more)", "onpath sample run more`", "unexpected extra argument", "--help"),
+    Case("too much", "recipes one two", "(two)", "onpath recipes one two`", "unexpected extra argument", "--help"),
     Case("no sample", "sample run --num 0", "'--num'", "--num 0", "greater than or equal to 1", "--help"),
     Case("some samples", "sample run --num some", "'--num'", "--num some", "a valid integer", "--help"),
     Case("no step", "sample run --steps 0", "'--steps'", "--steps 0", "greater than or equal to 1", "--help"),

@@ -234,9 +234,9 @@ def test_erratum_14_temperature_0_divides_by_nothing_and_sampling_leaves_the_glo
 def test_erratum_15_the_network_hears_the_masked_fraction_of_its_input() -> None:
     given = torch.arange(LENGTH).expand(5, -1) < torch.arange(5)[:, None]
     batch = Batch.of_tokens(torch.zeros(5, LENGTH, dtype=torch.int64), torch.arange(5), given=given)
-    network = HashDenoiser(WORDS)
+    network = HashDenoiser(WORDS, with_mask=True)
     for sampler in list(SAMPLERS.values())[::4]:
-        sample(network, PROCESS, sampler, UniformGrid(4), batch, Key(6))
+        sample(network, PROCESS, sampler, UniformGrid(6), batch, Key(6))
     num_sampling = len(network.forwards)
     for make in OBJECTIVES.values():
         make(PROCESS)(Nets(network), batch, Key(6), 0)

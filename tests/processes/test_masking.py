@@ -180,8 +180,10 @@ def test_unconditional_hides_the_given_tokens_where_there_are_no_conditions() ->
 
 def test_words_only() -> None:
     logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
-    cut = PROCESS.words_only(logits)
-    assert torch.equal(cut[:, :9], logits[:, :9]) and (cut[:, 9] == -torch.inf).all()
+    assert torch.equal(PROCESS.words_only(logits), logits[:, :9])  # [MASK] behind the words is left out
+    inside = Masking(PROCESS.schedule, 4).words_only(logits)
+    others = [word for word in range(10) if word != 4]
+    assert torch.equal(inside[:, others], logits[:, others]) and (inside[:, 4] == -torch.inf).all()
     assert logits.isfinite().all()
     assert torch.equal(PROCESS.words_only(logits[:, :9]), logits[:, :9])
 
