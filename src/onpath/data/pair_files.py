@@ -28,7 +28,7 @@ class Columns:
 
     prompt, response: names of columns of text. messages: name of a column of conversations in their place, whose last
     turn, by the assistant, is the response. chat: whether prompts are framed by the tokenizer's chat template.
-    prompt_format: what a prompt is written into else, like ``Question: {prompt}\\nAnswer: ``.
+    prompt_format: what a prompt is written into else, like ``Question: {prompt}``.
     """
 
     prompt: str = "prompt"
