@@ -125,6 +125,29 @@ def test_two_processes_train_a_network_whose_blocks_read_a_memory(tmp_path: Path
         assert losses(tmp_path / name) == pytest.approx(one, abs=1e-5), name
 
 
+@pytest.mark.slow
+def test_two_processes_form_the_gradients_of_a_head_in_the_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks of rows, as a large vocabulary needs them."""
+    monkeypatch.setattr("onpath.models.blocks._CHUNK_LOGITS", 2000)
+    text = [
+        "data={kind: text, path: 'onpath:tinyshakespeare.txt.gz', length: 16}",
+        "model={kind: token_transformer, width: 16, num_heads: 2, depth: 2}",
+        "evaluation={kind: text}",
+        "training.steps=5",
+    ]
+    alone(tmp_path / "one", *text)
+    script = tmp_path / "worker.py"
+    script.write_text(f"import onpath.models.blocks\nonpath.models.blocks._CHUNK_LOGITS = 2000\n{WORKER}")
+    done = torchrun(script, str(tmp_path), *SETTINGS, *text)
+    assert done.returncode == 0 and done.stdout.count("both agree") == 2, done.stderr
+    one = losses(tmp_path / "one")
+    assert len(one) == 5 and max(one) - min(one) > 1e-3
+    for name in ("ddp", "fsdp"):
+        assert losses(tmp_path / name) == pytest.approx(one, abs=1e-5), name
+
+
 def test_one_process_is_the_plain_case() -> None:
     processes, value = Processes(), torch.ones(3)
     assert processes.first(lambda: 5) == 5 and processes.gather("x") == ["x"]
