@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from onpath import cli
+from onpath.evaluation.scores import perplexity_row
 from onpath.recipes import path_of
 from texts import write_byte_pairs, write_lines
 
@@ -53,6 +54,18 @@ def test_from_a_model_and_pairs_to_answers(
     assert {("nelbo", "nats_per_token"), ("nelbo", "bits_per_byte"), ("samples@4", "length")} <= metrics
     code, out, err = run(monkeypatch, capsys, "sample", "run", "--prompt", "5 + 1 =", "--num", "1", "--json")
     assert code == 0 and "5 + 1 =" in out, err
+
+
+def test_perplexity_is_that_of_transformers(model: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    text = "alpha beta gamma, alpha zeta"
+    causal = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+    ids = transformers.AutoTokenizer.from_pretrained(model)(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = float(causal(ids, labels=ids).loss.exp())
+    assert perplexity_row("generated", "samples@4", [text], str(model))["value"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="causal is 'nowhere'"):
+        perplexity_row("generated", "samples@4", [text], "nowhere")
 
 
 def test_what_is_missing_is_named() -> None:

@@ -252,7 +252,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for whoever wants to repeat a run."""
-    packages = ("onpath", "torch", "numpy", "safetensors", "pydantic", "gymnasium", "minigrid")
+    core = ("onpath", "torch", "numpy", "safetensors", "pydantic")
+    packages = (*core, "gymnasium", "minigrid", "transformers", "tokenizers", "datasets", "peft")
     versions = {}
     for name in packages:
         try:
