@@ -19,9 +19,10 @@ from onpath.data.pairs import TextPairs
 from onpath.data.prompts import Canvas, request
 from onpath.data.source import ActionSource, TextSource
 from onpath.data.tokenizers import Tokenizer
-from onpath.evaluation.check import Check, ScheduleRow, check_all, schedule_table
+from onpath.evaluation.check import Check, check_all
 from onpath.evaluation.plans import planner
 from onpath.evaluation.policy import Actor, PlanPolicy
+from onpath.evaluation.schedule_table import ScheduleRow, schedule_table
 from onpath.evaluation.settings import Evaluation, Row, Subject
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid

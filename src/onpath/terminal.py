@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from onpath.config import RunConfig
     from onpath.data.tokenizers import Tokenizer
-    from onpath.evaluation.check import Check, ScheduleRow
+    from onpath.evaluation.check import Check
+    from onpath.evaluation.schedule_table import ScheduleRow
     from onpath.reports.live import Live
     from onpath.sampling.loop import State
     from onpath.training.reporter import Progress

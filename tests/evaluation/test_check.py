@@ -11,7 +11,8 @@ from torch import Tensor
 from onpath.data.source import Source
 from onpath.data.trajectories import FourRoomsExpert
 from onpath.evaluation import check
-from onpath.evaluation.check import Check, check_all, schedule_table
+from onpath.evaluation.check import Check, check_all, order_matters
+from onpath.evaluation.schedule_table import schedule_table
 from onpath.models.policy import PlanMLP
 from onpath.objectives.nelbo import ContinuousNELBO
 from onpath.processes.masking import Masking
@@ -187,3 +188,28 @@ def test_questions_on_outputs_go_to_the_trained_network() -> None:
     missing = failed(found(Small(), trained=Small(state=False)))
     assert {"outputs for two states differ", "the condition matters"} <= missing
     assert not {"overfits one batch", "[MASK] is learnt"} & missing
+
+
+class Bag(nn.Module):
+    """Reads the words that are there, and not where they stand, unless it is told to."""
+
+    def __init__(self, places: bool) -> None:
+        super().__init__()
+        self.word = nn.Embedding(WORDS + 1, 16)
+        self.place = nn.Parameter(torch.randn(40, 16, generator=torch.Generator().manual_seed(0)) * float(places))
+        self.head = nn.Linear(16, WORDS)
+
+    def encode(self, **cond: Any) -> None:
+        return None
+
+    def forward(self, x: Any, t: Any, memo: Any, *, rows: Any = None, readout: Any = None) -> Any:
+        bag = (self.word(x) * (1.0 + self.place[: x.shape[1]])).mean(1, keepdim=True)
+        return self.head(4.0 * bag).expand(-1, x.shape[1], -1)
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_the_order_of_words_matters_where_a_network_knows_it(places: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(0, WORDS, (4, 12), generator=torch.Generator().manual_seed(1))
+    found = order_matters(Bag(places), Masking(LinearSchedule(), WORDS), Batch.of_tokens(x, torch.arange(4)))
+    assert found.passed is places

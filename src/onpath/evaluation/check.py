@@ -16,6 +16,7 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.source import Source
+from onpath.evaluation.schedule_table import schedule_table
 from onpath.objectives.base import Objective, score_masked
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.processes.masking import Masking
@@ -24,6 +25,7 @@ from onpath.training.optimizers import OptimizerConfig
 from onpath.types import Batch, Denoiser, Nets
 
 MAX_LOSS, MIN_ACCURACY, MIN_DIFFERENCE = 0.1, 0.95, 0.1
+_MOST_TOKENS = 1 << 8  # of text that is to be known by heart within a minute, with nothing to know it by
 _MOST_LOGITS = 1 << 27  # of a whole batch, which these checks look at; 512 MiB in fp32
 _KEY = rng.Key(purpose="check")
 
@@ -37,27 +39,6 @@ class Check:
     measured: dict[str, float]
     required: str
     advice: str
-
-
-@dataclass(frozen=True)
-class ScheduleRow:
-    """A line of the schedule as a table: time, share of signal, share of masked positions."""
-
-    t: float
-    alpha: float
-    mask_share: float
-
-
-def schedule_table(schedule: Schedule, num_rows: int = 9) -> tuple[ScheduleRow, ...]:
-    """The schedule at `num_rows` even times from 0 to 1.
-
-    >>> from onpath.schedules import LinearSchedule
-    >>> schedule_table(LinearSchedule(), 3)[1]
-    ScheduleRow(t=0.5, alpha=0.5, mask_share=0.5)
-    """
-    t = torch.linspace(0, 1, num_rows, dtype=torch.float64)
-    columns = t.tolist(), schedule.alpha(t).tolist(), schedule.mask_ratio(t).tolist()
-    return tuple(ScheduleRow(*row) for row in zip(*columns, strict=True))
 
 
 def check_all(
@@ -85,14 +66,15 @@ def check_all(
     process = objective.process
     device = next(fresh.parameters()).device
     spec = source.spec()
-    size = max(2, min(batch_size, _MOST_LOGITS // (spec.length * spec.num_words)))
+    most = _MOST_LOGITS // spec.num_words if spec.cond else _MOST_TOKENS
+    size = max(2, min(batch_size, most // spec.length))
     batch = source.examples(torch.arange(size), device)
     before = {name: p.detach().clone() for name, p in fresh.named_parameters()}
     checks = [overfits(fresh, objective, batch, optimizer)]
     if all(p.requires_grad for p in fresh.parameters()):  # else [MASK] may be known already, and frozen
         checks.append(mask_is_learnt(fresh, before, process, batch))
     judged = fresh if trained is None else trained
-    checks.append(positions_differ(judged, process, batch))
+    checks.append((positions_differ if batch.cond else order_matters)(judged, process, batch))
     if batch.cond:
         checks += [states_differ(judged, process, batch), condition_matters(judged, process, batch)]
     checks += [ratio_is_one(judged, process, batch), corruption_follows(process, batch)]
@@ -155,6 +137,25 @@ def positions_differ(model: nn.Module, process: Masking, batch: Batch) -> Check:
         {"variance": variance},
         "variance of the logits over the positions of a masked input > 0.01",
         "Every position gets the same prediction: the network does not know positions; add position embeddings.",
+    )
+
+
+def order_matters(model: nn.Module, process: Masking, batch: Batch) -> Check:
+    """Mean absolute difference of the logits at every other position, masked, when the words between them are turned
+    around; a network of relative positions says the same everywhere of a fully masked text, and is right to."""
+    place = torch.arange(batch.x.shape[1], device=batch.x.device)
+    hidden, shown = place[place % 2 == 0], place[place % 2 == 1]
+    x = batch.x.index_fill(1, hidden, process.mask_id)
+    turned = x.index_copy(1, shown, x[:, shown].flip(1))
+    logits = [_logits(model, process, batch, state)[:, hidden] for state in (x, turned)]
+    difference = float((logits[0] - logits[1]).abs().mean())
+    return Check(
+        "the order of words matters",
+        difference > MIN_DIFFERENCE,
+        {"difference": difference},
+        f"mean absolute difference of the logits > {MIN_DIFFERENCE} when words are turned around",
+        "The prediction hardly depends on where words stand: the network does not know positions; add position "
+        "embeddings or rotary positions.",
     )
 
 
