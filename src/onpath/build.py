@@ -14,7 +14,7 @@ from onpath.consistency import require_guidance, require_ramps, require_training
 from onpath.data.source import Source
 from onpath.evaluation.settings import Evaluation, Subject
 from onpath.objectives.base import Objective
-from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
+from onpath.objectives.nelbo import bound_of
 from onpath.processes.masking import Masking
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Sampler
@@ -91,10 +91,7 @@ class Parts:
         """The bound that validation reports where the training loss is none: continuous where the schedule allows."""
         if self.objective.is_bound:
             return ()
-        if self.process.schedule.end_points() == (1.0, 0.0):
-            return (ContinuousNELBO(self.process),)
-        num_steps = min(_BOUND_STEPS, len(self.grid.times(self.process.schedule)) - 1)
-        return (TrajectoryNELBO(self.process, self.grid, num_steps, self.sampler.fixed_counts),)
+        return (bound_of(self.process, self.grid, _BOUND_STEPS, self.sampler.fixed_counts),)
 
 
 def build(config: RunConfig, spec: Spec | None = None) -> Parts:

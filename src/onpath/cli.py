@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import deque
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -161,6 +160,7 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
     On a terminal text is shown as it unmasks.
     """
     from onpath.runs import load
+    from onpath.sampling.loop import last
 
     for text in overrides or []:
         if not text.startswith(("sampler.", "sampler=", "grid.", "grid=")):
@@ -171,7 +171,7 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
     states = _generating(loaded, options)
     if loaded.codec and options.animation and terminal.console.is_terminal and not options.as_json:
         states = terminal.watched(states, loaded.codec)
-    state = deque(states, maxlen=1).pop()  # one at a time
+    state = last(states)
     samples = loaded.written(state, options.prompt or [])
     loaded.folder.append_samples(options.seed, samples)
     if options.as_json:

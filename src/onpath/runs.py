@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,14 +21,12 @@ from onpath.data.tokenizers import Tokenizer
 from onpath.evaluation.check import Check, check_all
 from onpath.evaluation.plans import planner
 from onpath.evaluation.policy import Actor, PlanPolicy
+from onpath.evaluation.proofreading import corrected
 from onpath.evaluation.schedule_table import ScheduleRow, schedule_table
 from onpath.evaluation.settings import Evaluation, Row, Subject
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
-from onpath.sampling.loop import Knobs, Sampler, State, repair, walk
-from onpath.sampling.remasking import Proofread
-from onpath.sampling.tokens import Categorical
-from onpath.sampling.unmasking import Unmasking
+from onpath.sampling.loop import Knobs, Sampler, State, last, walk
 from onpath.schedules import Schedule
 from onpath.training import checkpoint
 from onpath.types import Batch, Denoiser, Exportable, Spec
@@ -68,7 +65,7 @@ class Run:
         states = self.watch(
             batch, prompts=prompts, num_samples=num_samples, seed=seed, grid=grid, sampler=sampler, knobs=knobs
         )
-        return deque(states, maxlen=1).pop()  # one state at a time
+        return last(states)
 
     def watch(
         self,
@@ -145,10 +142,7 @@ class Run:
         x = pad_sequence(rows, batch_first=True, padding_value=codec.pad_id)
         padding = torch.arange(x.shape[1]) >= torch.tensor([[len(row)] for row in rows])
         batch = Batch.of_tokens(x, torch.arange(len(rows)), padding=padding).to(self.parts.device)
-        # the surest words first, and the likeliest: a correction is no draw
-        sampler = Unmasking(order="confidence", tokens=Categorical(temperature=0.0), remask=Proofread(threshold))
-        made = repair(self.denoiser, self.parts.process, sampler, batch, rng.Key(seed).fold("repair"), passes)
-        return deque(made, maxlen=1).pop()
+        return corrected(self.subject, batch, rng.Key(seed), threshold, passes)
 
     def _conditions(self, num_samples: int) -> Batch:
         """Those of the first validation examples, without their padding, which tells how long the answer is."""

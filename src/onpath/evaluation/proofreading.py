@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from onpath.evaluation.settings import Row, Subject, row
 from onpath.evaluation.statistics import wilson
 from onpath.processes.masking import flat_rows
 from onpath.processes.replacing import coins, replaced_words
-from onpath.sampling.loop import repair
+from onpath.sampling.loop import State, last, repair
 from onpath.sampling.remasking import Proofread
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
@@ -56,8 +55,8 @@ class Proofreading:
             free = batch.free()
             found.append(torch.stack([doubt(subject, spoiled), wrong[free].double()]))
             clean.append(doubt(subject, batch))
-            repaired = self.repaired(subject, spoiled, key)
-            right.append(torch.stack([(x == batch.x)[free] for x in (spoiled.x, repaired)]))
+            repaired = corrected(subject, spoiled, key, self.repair_threshold, self.passes)
+            right.append(torch.stack([(x == batch.x)[free] for x in (spoiled.x, repaired.x)]))
         scores, wrongs = torch.cat(found, 1).cpu()
         flagged, wrong, kept = scores > self.threshold, wrongs.bool(), torch.cat(right, 1).cpu()
         shares = {
@@ -80,12 +79,14 @@ class Proofreading:
         x = replaced_words(batch, wrong, subject.spec.num_words, mask_id, key.fold("words"))
         return replace(batch, x=x), wrong
 
-    def repaired(self, subject: Subject, batch: Batch, key: rng.Key) -> Tensor:
-        """The tokens after the sampler's proofreading, the surest and likeliest words first."""
-        tokens = Categorical(temperature=0.0)
-        sampler = Unmasking(order="confidence", tokens=tokens, remask=Proofread(self.repair_threshold))
-        made = repair(subject.denoiser, subject.process, sampler, batch, key.fold("repair"), self.passes)
-        return deque(made, maxlen=1).pop().x
+
+def corrected(subject: Subject, batch: Batch, key: rng.Key, threshold: float, passes: int) -> State:
+    """The texts of a batch after a repair: what is doubted by more than `threshold` is masked and filled in.
+
+    The surest words first, and the likeliest: a correction is no draw.
+    """
+    sampler = Unmasking(order="confidence", tokens=Categorical(temperature=0.0), remask=Proofread(threshold))
+    return last(repair(subject.denoiser, subject.process, sampler, batch, key.fold("repair"), passes))
 
 
 def require_doubt(subject: Subject) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
@@ -19,9 +18,9 @@ from onpath.evaluation.scores import perplexity_row, text_rows
 from onpath.evaluation.settings import Evaluation, Row, Subject
 from onpath.evaluation.statistics import Z95
 from onpath.evaluation.traces import events
-from onpath.objectives.nelbo import Bound, ContinuousNELBO, TrajectoryNELBO
+from onpath.objectives.nelbo import bound_of
 from onpath.records import Trace
-from onpath.sampling.loop import State, walk
+from onpath.sampling.loop import State, last, walk
 from onpath.types import Batch
 
 _CHUNK = 64  # examples that go through the network together
@@ -81,13 +80,13 @@ class TextEvaluation(Evaluation):
             rows += self._scored(subject, "text", self._shown(subject))
         for steps, grid in grids:
             made = replace(subject, grid=grid)
-            rows += self._scored(subject, f"samples@{steps}", generate(made, self._request(made, self.num_samples)).x)
+            rows += self._scored(
+                subject, f"samples@{steps}", last(generation(made, self._request(made, self.num_samples))).x
+            )
         return rows
 
     def traces(self, subject: Subject, num: int) -> list[Trace]:
-        source, states = _text_source(subject), []
-        for state in generation(subject, self._request(subject, num)):
-            states.append(state)
+        source, states = _text_source(subject), list(generation(subject, self._request(subject, num)))
         return [_trace(states, one, source, f"samples@{len(states) - 1}") for one in range(num)]
 
     def _request(self, subject: Subject, num: int) -> Batch:
@@ -128,19 +127,15 @@ def generation(subject: Subject, request: Batch) -> Iterator[State]:
     return walk(*parts, request.to(subject.device), key)
 
 
-def generate(subject: Subject, request: Batch) -> State:
-    """The last state of a generation."""
-    return deque(generation(subject, request), maxlen=1).pop()
-
-
 def likelihood(subject: Subject, set_name: str, num_examples: int = 0, draws: int = 8) -> list[Row]:
     """The bound on the negative log-likelihood of the examples of a set: nats and bits per token, bits per character
     and byte, each with its standard error `se` over examples. What is given (a prompt) is neither paid nor counted.
     """
     nats, units, key = [], [], rng.Key(subject.seed).fold("evaluate")
+    bound = bound_of(subject.process, subject.grid, 0, subject.sampler.fixed_counts)
     for batch in examples(subject, set_name, num_examples):
         with torch.no_grad():
-            nats.append(bound(subject).of_examples(subject.denoiser, batch, key, draws).cpu())
+            nats.append(bound.of_examples(subject.denoiser, batch, key, draws).cpu())
         units.append(_units(batch, _text_source(subject)))
     cost, counts = torch.cat(nats), torch.cat(units).double()
     bits = cost / math.log(2)
@@ -151,14 +146,6 @@ def likelihood(subject: Subject, set_name: str, num_examples: int = 0, draws: in
         "bits_per_byte": (bits, counts[:, 2]),
     }
     return [ratio_row(set_name, "nelbo", name, above, below) for name, (above, below) in columns.items()]
-
-
-def bound(subject: Subject) -> Bound:
-    """The bound that fits the schedule: continuous where its ends are 1 and 0, else that of the sampler's own steps."""
-    process = subject.process
-    if process.schedule.end_points() == (1.0, 0.0):
-        return ContinuousNELBO(process)
-    return TrajectoryNELBO(process, subject.grid, 0, subject.sampler.fixed_counts)
 
 
 def ratio_row(set_name: str, mode: str, metric: str, above: Float[Tensor, "B"], below: Float[Tensor, "B"]) -> Row:
@@ -207,11 +194,5 @@ def _trace(states: list[State], row: int, source: TextSource, mode: str) -> Trac
         mode=mode,
         task=row,
         length=states[0].x.shape[1],
-        generations=[
-            {
-                "after": 0,
-                "steps": len(states) - 1,
-                "events": events(states, row, lambda token: source.codec.pieces([token])[0]),
-            }
-        ],
+        generations=[{"after": 0, "steps": len(states) - 1, "events": events(states, row, word)}],
     )

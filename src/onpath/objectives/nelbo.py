@@ -182,3 +182,14 @@ class TrajectoryNELBO(Bound):
         after = self.process.scheduled_count(s, batch.free_counts())
         weight = torch.where(before > 0, (before - after) / before.clamp_min(1), 0.0)
         return self.process.corrupt_count(batch, before, key), weight.float()
+
+
+def bound_of(process: Masking, grid: Grid, steps_per_example: int, fixed_counts: bool) -> Bound:
+    """The bound that fits a schedule: continuous where its ends are 1 and 0, else that of the sampler's walk on `grid`.
+
+    steps_per_example: of that walk, drawn for each example; 0 takes all, and never more than there are.
+    """
+    if process.schedule.end_points() == (1.0, 0.0):
+        return ContinuousNELBO(process)
+    num_steps = len(grid.times(process.schedule)) - 1
+    return TrajectoryNELBO(process, grid, min(steps_per_example, num_steps), fixed_counts)

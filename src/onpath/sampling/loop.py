@@ -210,7 +210,12 @@ def sample(
 
     >>> # state = sample(policy, process, Unmasking(), UniformGrid(10), batch, Key(0)); plans = state.x
     """
-    return deque(walk(denoiser, process, sampler, grid, batch, key, knobs), maxlen=1).pop()  # one state at a time
+    return last(walk(denoiser, process, sampler, grid, batch, key, knobs))
+
+
+def last(states: Iterator[State]) -> State:
+    """The state at the end of a walk, of which one at a time is kept."""
+    return deque(states, maxlen=1).pop()
 
 
 def _pick(tensor: Tensor | None, index: Int64[Tensor, "N"]) -> Any:
