@@ -8,21 +8,15 @@ from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
 from onpath.data.corpus import Corpus, Documents, cache_folder, cached, tokenised
 from onpath.data.hub import HubPlace
-from onpath.data.rows import Cutting, Rows
-from onpath.data.source import TextSource
+from onpath.data.rows import Rows, RowText
 from onpath.data.text_files import Passage, text_of
 from onpath.data.tokenizers import Characters, Tokenizer
-from onpath.types import Batch, Spec
 
 
 @dataclass(frozen=True)
-class HubText(TextSource):
+class HubText(RowText):
     """A dataset of the Hugging Face hub, or of its library's files, as rows of `length` tokens.
 
     name: on the hub, a folder of `save_to_disk`, or a .parquet, .jsonl, .csv or .arrow file or folder. subset: the
@@ -65,10 +59,6 @@ class HubText(TextSource):
                 "max_tokens, or streaming: false"
             )
 
-    @property
-    def _cutting(self) -> Cutting:
-        return Cutting(self.length, self.documents, self.begin, self.validation_share, self.seed, self.split)
-
     def _text(self, split: str) -> _Text:
         place = HubPlace(self.name, split, self.subset, self.revision, self.streaming)
         return _Text(place, self.column, self.max_documents, self.max_tokens)
@@ -90,31 +80,11 @@ class HubText(TextSource):
         corpus = _corpus(text, self.codec, self.cache)
         return self._cutting.rows(corpus, self.codec, text.place.where, apart=bool(self.validation_split))
 
-    @property
-    def tokens(self) -> Int64[Tensor, "T"]:
-        """The tokens of this split one after the other, of large ones the first 2**26."""
-        return self._rows.tokens()
-
-    @property
-    def num_examples(self) -> int:
-        return self._rows.num_rows
-
     def settled(self) -> Mapping[str, Any]:
         return {"tokenizer": {"alphabet": self.codec.alphabet}} if isinstance(self.codec, Characters) else {}
 
-    def spec(self) -> Spec:
-        codec = self.codec
-        return Spec(length=self.length, num_words=codec.num_words, mask_id=codec.mask_id)
-
     def at_split(self, split: str) -> HubText:
         return replace(self, split=split)
-
-    def framed(self, prompt: str) -> list[int]:
-        begin = [self.codec.begin_id] if self.begin and self.codec.begin_id is not None else []
-        return begin + super().framed(prompt)
-
-    def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
-        return self._rows.batch(ids, device)
 
 
 @dataclass(frozen=True)

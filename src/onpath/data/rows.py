@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from onpath import rng
 from onpath.data.corpus import Corpus
 from onpath.data.shuffle import permuted
+from onpath.data.source import TextSource
 from onpath.data.tokenizers import Tokenizer
-from onpath.types import Batch
+from onpath.types import Batch, Spec
 
 Layout = Literal["random", "consecutive", "shuffled"]
 _IN_MEMORY = 2**26
@@ -143,3 +145,46 @@ def _cut_at(corpus: Corpus, share: float) -> int:
         return place
     inner = np.asarray(corpus.offsets[1:-1])
     return int(inner[np.abs(inner - place).argmin()])
+
+
+class RowText(TextSource):
+    """Text that is cut into rows of one length: what its kinds share, whose fields say where it comes from.
+
+    tokenizer, length, documents, begin, validation_share, seed, split: see ``data.text.TextFile``.
+    """
+
+    tokenizer: Tokenizer
+    length: int
+    documents: bool
+    validation_share: float
+    begin: bool
+    seed: int
+    split: str
+
+    @property
+    @abstractmethod
+    def _rows(self) -> Rows:
+        """The rows of this split."""
+
+    @property
+    def _cutting(self) -> Cutting:
+        return Cutting(self.length, self.documents, self.begin, self.validation_share, self.seed, self.split)
+
+    @property
+    def tokens(self) -> Int64[Tensor, "T"]:
+        """The tokens of this split one after the other, of large ones the first 2**26."""
+        return self._rows.tokens()
+
+    @property
+    def num_examples(self) -> int:
+        return self._rows.num_rows
+
+    def spec(self) -> Spec:
+        return Spec(length=self.length, num_words=self.codec.num_words, mask_id=self.codec.mask_id)
+
+    def framed(self, prompt: str) -> list[int]:
+        begin = [self.codec.begin_id] if self.begin and self.codec.begin_id is not None else []
+        return begin + super().framed(prompt)
+
+    def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
+        return self._rows.batch(ids, device)

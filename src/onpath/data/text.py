@@ -7,23 +7,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
 from onpath.data.corpus import Corpus, cache_folder, cached, collected, tokenised
-from onpath.data.rows import Cutting, Rows
-from onpath.data.source import TextSource
+from onpath.data.rows import Rows, RowText
 from onpath.data.text_files import TextPlace, place_of
 from onpath.data.tokenizers import Characters, Tokenizer
-from onpath.types import Batch, Spec
 
 Split = Literal["train", "validation", "test"]
 _IN_MEMORY = 2**26  # bytes of text from which its tokens are kept in the cache
 
 
 @dataclass(frozen=True)
-class TextFile(TextSource):
+class TextFile(RowText):
     """A text file, or a folder of them, as rows of `length` tokens.
 
     path: .txt or .jsonl in UTF-8, each as .gz too, or a folder of such; `onpath:tinyshakespeare.txt.gz` ships with the
@@ -55,10 +49,6 @@ class TextFile(TextSource):
     def __post_init__(self) -> None:
         _ = self._cutting
 
-    @property
-    def _cutting(self) -> Cutting:
-        return Cutting(self.length, self.documents, self.begin, self.validation_share, self.seed, self.split)
-
     @cached_property
     def codec(self) -> Tokenizer:
         if isinstance(self.tokenizer, Characters) and not self.tokenizer.alphabet:
@@ -75,31 +65,11 @@ class TextFile(TextSource):
         corpus = _corpus(self._place(path), self.codec, self.cache)
         return self._cutting.rows(corpus, self.codec, path, apart=self.validation_path is not None)
 
-    @property
-    def tokens(self) -> Int64[Tensor, "T"]:
-        """The tokens of this split one after the other, of large ones the first 2**26."""
-        return self._rows.tokens()
-
-    @property
-    def num_examples(self) -> int:
-        return self._rows.num_rows
-
     def settled(self) -> Mapping[str, Any]:
         return {"tokenizer": {"alphabet": self.codec.alphabet}} if isinstance(self.codec, Characters) else {}
 
-    def spec(self) -> Spec:
-        codec = self.codec
-        return Spec(length=self.length, num_words=codec.num_words, mask_id=codec.mask_id)
-
     def at_split(self, split: str) -> TextFile:
         return replace(self, split=split)
-
-    def framed(self, prompt: str) -> list[int]:
-        begin = [self.codec.begin_id] if self.begin and self.codec.begin_id is not None else []
-        return begin + super().framed(prompt)
-
-    def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
-        return self._rows.batch(ids, device)
 
     def _place(self, path: str) -> TextPlace:
         return place_of(path, self.column, self.separator)
