@@ -15,7 +15,8 @@ import torch
 import texts
 from onpath.data import corpus as corpora
 from onpath.data import text_files
-from onpath.data.corpus import Corpus, Documents, cache_folder, cached, collected, tokenised
+from onpath.data.cache import cache_folder
+from onpath.data.corpus import Corpus, Documents, cached, collected, tokenised
 from onpath.data.text_files import place_of
 from onpath.data.tokenizers import Bytes, Characters
 

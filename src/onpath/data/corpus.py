@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +15,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from onpath.data.cache import kept
 from onpath.data.text_files import Passage
 from onpath.data.tokenizers import Tokenizer
 
-_FORMAT = 1
 _TOGETHER = 2**20  # characters that are tokenised together
 _MANIFEST, _TOKENS, _OFFSETS = "manifest.json", "tokens.bin", "offsets.npy"
 
@@ -109,30 +107,13 @@ def collected(documents: Documents, num_words: int) -> Corpus:
 def cached(folder: Path, made_from: Mapping[str, Any], documents: Callable[[], Documents], num_words: int) -> Corpus:
     """The corpus that the cache in `folder` holds under `made_from`, laid down first where it holds none.
 
-    made_from: all that its tokens depend on, as JSON. Of several processes one writes and the others wait for it. What
-    is torn, or was made from something else, is written anew; a place is whole or not there, for it is renamed last.
+    made_from: all that its tokens depend on, as JSON, see ``data.cache.kept``.
     """
-    from filelock import FileLock
 
-    told = json.loads(json.dumps(made_from))
-    key = hashlib.blake2b(json.dumps([_FORMAT, told], sort_keys=True).encode(), digest_size=12).hexdigest()
-    place = folder / key
-    found = _opened(place, told)
-    if found is not None:
-        return found
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{key}.lock"):
-        found = _opened(place, told)
-        if found is None:
-            _write(place, told, documents(), _dtype(num_words))
-            found = _opened(place, told)
-    assert found is not None
-    return found
+    def write(place: Path, told: Mapping[str, Any]) -> None:
+        _write(place, told, documents(), _dtype(num_words))
 
-
-def cache_folder(folder: str = "") -> Path:
-    """Where tokenised text is kept: the folder given, that of ONPATH_CACHE, or ~/.cache/onpath."""
-    return Path(folder or os.environ.get("ONPATH_CACHE", "") or "~/.cache/onpath").expanduser()
+    return kept(folder, made_from, _opened, write)
 
 
 def _dtype(num_words: int) -> np.dtype:
@@ -155,23 +136,15 @@ def _opened(place: Path, made_from: Mapping[str, Any]) -> Corpus | None:
 
 
 def _write(place: Path, made_from: Mapping[str, Any], documents: Documents, dtype: np.dtype) -> None:
-    aside = place.with_name(f"{place.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        offsets, total = array("q", [0]), 0
-        with (aside / _TOKENS).open("wb") as file:
-            for ids, ends in documents:
-                file.write(np.asarray(ids, dtype=dtype).tobytes())
-                total += len(ids)
-                if ends:
-                    offsets.append(total)
-            file.flush()
-            os.fsync(file.fileno())
-        np.save(aside / _OFFSETS, np.array(offsets))
-        told = {"made_from": made_from, "num_tokens": total, "num_documents": len(offsets) - 1, "dtype": dtype.name}
-        (aside / _MANIFEST).write_text(json.dumps(told, indent=1), encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)
-        aside.rename(place)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    offsets, total = array("q", [0]), 0
+    with (place / _TOKENS).open("wb") as file:
+        for ids, ends in documents:
+            file.write(np.asarray(ids, dtype=dtype).tobytes())
+            total += len(ids)
+            if ends:
+                offsets.append(total)
+        file.flush()
+        os.fsync(file.fileno())
+    np.save(place / _OFFSETS, np.array(offsets))
+    told = {"made_from": made_from, "num_tokens": total, "num_documents": len(offsets) - 1, "dtype": dtype.name}
+    (place / _MANIFEST).write_text(json.dumps(told, indent=1), encoding="utf-8")

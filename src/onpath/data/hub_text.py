@@ -8,7 +8,8 @@ from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, Literal
 
-from onpath.data.corpus import Corpus, Documents, cache_folder, cached, tokenised
+from onpath.data.cache import cache_folder
+from onpath.data.corpus import Corpus, Documents, cached, tokenised
 from onpath.data.hub import HubPlace
 from onpath.data.rows import Rows, RowText
 from onpath.data.text_files import Passage, text_of

@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from onpath.data.corpus import Corpus, Documents, cache_folder, cached, collected
+from onpath.data.cache import cache_folder
+from onpath.data.corpus import Corpus, Documents, cached, collected
 from onpath.data.hub import HubPlace
 from onpath.data.text_files import cut, json_rows, text_of
 from onpath.data.tokenizers import Tokenizer

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from onpath.data.corpus import Corpus, cache_folder, cached, collected, tokenised
+from onpath.data.cache import cache_folder
+from onpath.data.corpus import Corpus, cached, collected, tokenised
 from onpath.data.rows import Rows, RowText
 from onpath.data.text_files import TextPlace, place_of
 from onpath.data.tokenizers import Characters, Tokenizer
