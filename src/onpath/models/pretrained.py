@@ -14,12 +14,13 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 _MISTAKES = (OSError, ValueError, KeyError, ImportError)  # what transformers raises where it finds or knows no model
 
 
-def extra(module: str) -> Any:
-    """An optional package; ValueError where it is not installed."""
+def extra(module: str, group: str = "text") -> Any:
+    """An optional package of a group that the installer knows; ValueError where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f'{module.partition(".")[0]} is needed here ({error}): pip install "onpath[text]"') from error
+        name = module.partition(".")[0]
+        raise ValueError(f'{name} is needed here ({error}): pip install "onpath[{group}]"') from error
 
 
 def read_config(name: str) -> dict[str, Any]:
