@@ -7,7 +7,8 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile, mazes, shuffled
+from onpath.data.shuffle import shuffled
+from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile, mazes
 from onpath.data.trajectory_files import Trajectories, save
 from onpath.envs import fourrooms, symmetry
 from onpath.envs.gridworld import Agents, Worlds, at_goal, follow, observe, read, step
@@ -145,16 +146,6 @@ def test_options_that_cannot_be(options: dict, message: str) -> None:
     # the checker of annotations, which only tests switch on, is first to see a word outside a Literal
     with pytest.raises((ValueError, TypeCheckError), match=message):
         FourRoomsExpert(**options)
-
-
-def test_every_epoch_is_a_permutation() -> None:
-    key = Key(3)
-    ids = torch.arange(70)
-    rows = shuffled(ids, 7, key).view(10, 7)
-    assert (rows.sort(1).values == torch.arange(7)).all()
-    assert len(rows.unique(dim=0)) > 5
-    pick = torch.tensor([69, 0, 33, 34, 35])
-    assert torch.equal(shuffled(pick, 7, key), rows.flatten()[pick])
 
 
 # files

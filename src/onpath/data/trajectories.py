@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from onpath.codes import AGENT, EMPTY, GOAL
+from onpath.data.shuffle import shuffled
 from onpath.data.source import ActionSource
 from onpath.data.trajectory_files import Trajectories, load
 from onpath.envs import expert, fourrooms, gridworld, symmetry
@@ -239,26 +240,11 @@ class TrajectoryFile(ActionSource):
         )
 
 
-def shuffled(ids: Int64[Tensor, "B"], num_examples: int, key: Key) -> Int64[Tensor, "B"]:
-    """The row, of `num_examples`, that each id means: every epoch is a permutation drawn from `key` and its number."""
-    rows = torch.empty_like(ids)
-    epochs = ids // num_examples
-    for epoch in torch.unique(epochs).tolist():
-        at = epochs == epoch
-        rows[at] = _permutation(num_examples, key.fold("epochs"), epoch)[ids[at] % num_examples]
-    return rows
-
-
 def _grouped(rows: Int64[Tensor, "B"], size: int) -> tuple[Int64[Tensor, "G"], Int64[Tensor, "B"]]:
     """The different groups of `size` successive rows that occur, and which of them each row is in."""
     if size == 1:
         return rows, torch.arange(len(rows))
     return torch.unique(rows // size, return_inverse=True)
-
-
-@lru_cache(maxsize=4)
-def _permutation(size: int, key: Key, epoch: int) -> Int64[Tensor, "N"]:
-    return bits(key.at(epoch), torch.arange(size)).argsort(stable=True)
 
 
 def _cut(num_actions: Int64[Tensor, "B"], key: Key, ids: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
