@@ -12,6 +12,7 @@ import torch.nn as nn
 
 from onpath.data.hub_text import HubText
 from onpath.data.huggingface import HuggingFaceTokenizer
+from onpath.data.images import Digits
 from onpath.data.pairs import TextPairs
 from onpath.data.source import Source
 from onpath.data.text import TextFile
@@ -19,11 +20,15 @@ from onpath.data.tokenizers import Bytes, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.models.transformer import TokenTransformer
+from onpath.models.unet import ImageUNet
 from onpath.objectives.base import Objective
+from onpath.objectives.denoising import Denoising
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
+from onpath.objectives.weighting import LogitNormalTimes, LossWeight, MinSNR, ShiftedTimes, TimeDensity, UniformTimes, Unweighted
 from onpath.processes.base import Process
+from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
 from onpath.sampling.blocks import Blocks
@@ -31,6 +36,7 @@ from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, 
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
 from onpath.sampling.loop import Sampler
 from onpath.sampling.remasking import ByConfidence, Cap, Loop, Proofread, Remask, Rescale
+from onpath.sampling.solvers import DPMSolver, Euler, ODESolver, RungeKutta, UniPC
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import (
@@ -46,7 +52,8 @@ from onpath.schedules import (
     TabulatedSchedule,
 )
 from onpath.training.optimizers import AdamW, Muon, OptimizerConfig
-from onpath.types import Spec
+from onpath.scheduled_sampling import ReflexFlow, ScheduledSampling
+from onpath.types import ImageSpec, Spec
 from texts import WORDS
 
 SCHEDULES: dict[str, Schedule] = {
@@ -137,7 +144,48 @@ def samplers() -> dict[str, Unmasking]:
 SAMPLERS: dict[str, Sampler] = samplers()
 
 
-PROCESSES: dict[str, Callable[[Schedule, int], Process]] = {"masking": Masking}
+SOLVERS: dict[str, ODESolver] = {
+    "euler": Euler(),
+    "euler, guided": Euler(guidance=0.5),
+    "euler, scaled and clipped": Euler(epsilon_scale=1.005, clip=1.0),
+    "dpm 1": DPMSolver(order=1),
+    "dpm": DPMSolver(),
+    "unipc 1": UniPC(order=1),
+    "unipc": UniPC(),
+    "unipc 3": UniPC(order=3),
+    "rk4": RungeKutta(),
+}
+
+PROCESSES: dict[str, Callable[[Schedule, int], Process]] = {
+    "masking": Masking,
+    "flow": lambda schedule, _: Gaussian(schedule),
+    "vp": lambda schedule, _: Gaussian(schedule, path="vp", prediction="v"),
+}
+
+TIME_DENSITIES: dict[str, TimeDensity] = {
+    "uniform": UniformTimes(),
+    "logit normal": LogitNormalTimes(0.5, 1.2),
+    "shifted": ShiftedTimes(3.0),
+}
+
+LOSS_WEIGHTS: dict[str, LossWeight] = {"none": Unweighted(), "min snr": MinSNR(5.0)}
+
+# objectives of images by name, made from a flow with images of any kind
+IMAGE_OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "denoising": Denoising,
+    "denoising, weighed": partial(Denoising, time_density=LogitNormalTimes(), weight=MinSNR()),
+    "denoising, perturbed": partial(Denoising, input_perturbation=0.1),
+    **{
+        f"denoising, {name}": partial(Denoising, scheduled_sampling=ScheduledSampling(probability=0.5, **rule))
+        for name, rule in {
+            "rollout": {"max_step_offset": 10},
+            "rollout, original": {"max_step_offset": 10, "target": "original", "sampler": "euler"},
+            "inject": {"max_step_offset": 10, "mode": "inject"},
+            "reflexflow": {"max_step_offset": 5, "reflexflow": ReflexFlow()},
+            "reflexflow, jump": {"max_step_offset": 5, "reflexflow": ReflexFlow(mode="jump")},
+        }.items()
+    },
+}
 
 # objectives by name, made from a masking process whose schedule has the ends 1 and 0
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -175,6 +223,8 @@ SOURCES: dict[str, Source] = {
     "pairs, left": TextPairs("pairs.jsonl", Bytes(end=True), length=40, padding_side="left", begin=True),
     "pairs, filled": TextPairs("pairs.jsonl", length=40, end="fill"),
     "pairs, cut": TextPairs("pairs.jsonl", length=20, overflow="cut"),
+    "digits": Digits(),
+    "digits, unlabelled": Digits(labels=False),
 }
 
 # tokenizers by name; the files of the last ones are written by the tests that read them
@@ -188,6 +238,12 @@ TOKENIZERS: dict[str, Tokenizer] = {
     "byte pairs, marked": HuggingFaceTokenizer("chat", mask_token="<|im_start|>", end_token="<|endoftext|>"),
     "byte pairs, file": HuggingFaceTokenizer("byte-pairs/tokenizer.json"),
     "word pieces": HuggingFaceTokenizer("word-pieces"),
+}
+
+# networks of images by name, made from their spec
+IMAGE_DENOISERS: dict[str, Callable[[ImageSpec], nn.Module]] = {
+    "image_unet": partial(ImageUNet, width=16, levels=(1, 2)),
+    "image_unet, deep": partial(ImageUNet, width=8, levels=(1, 2, 2), blocks=2, attention=False),
 }
 
 OPTIMIZERS: dict[str, OptimizerConfig] = {"adamw": AdamW(weight_decay=0.1), "muon": Muon()}

@@ -23,7 +23,9 @@ from onpath.data.tokenizers import MASK_SIGN, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.data.trajectory_files import save
 from onpath.objectives.base import Objective
+from onpath.objectives.weighting import LossWeight, TimeDensity
 from onpath.processes.base import Process
+from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import Ramp
 from onpath.rng import Key
@@ -33,11 +35,14 @@ from onpath.sampling.loop import Sampler
 from onpath.sampling.remasking import Remask
 from onpath.schedules import LinearSchedule, Schedule
 from onpath.training.optimizers import OptimizerConfig
-from onpath.types import Batch, Loss, Nets
+from onpath.types import Batch, Loss, Nets, Spec
 from tables import (
     COUNTS,
     DENOISERS,
     GRIDS,
+    IMAGE_DENOISERS,
+    IMAGE_OBJECTIVES,
+    LOSS_WEIGHTS,
     OBJECTIVES,
     OPTIMIZERS,
     PROCESSES,
@@ -45,7 +50,9 @@ from tables import (
     REMASKS,
     SAMPLERS,
     SCHEDULES,
+    SOLVERS,
     SOURCES,
+    TIME_DENSITIES,
     TOKEN_DENOISERS,
     TOKENIZERS,
 )
@@ -62,8 +69,13 @@ KINDS: dict[type, dict[str, Any]] = {
     Grid: GRIDS,
     Count: COUNTS,
     Remask: REMASKS,
-    Sampler: SAMPLERS,
-    Objective: {name: make(PROCESS) for name, make in OBJECTIVES.items()},
+    Sampler: {**SAMPLERS, **SOLVERS},
+    TimeDensity: TIME_DENSITIES,
+    LossWeight: LOSS_WEIGHTS,
+    Objective: {
+        **{name: make(PROCESS) for name, make in OBJECTIVES.items()},
+        **{name: make(Gaussian(LinearSchedule())) for name, make in IMAGE_OBJECTIVES.items()},
+    },
     Source: SOURCES,
     Tokenizer: TOKENIZERS,
     OptimizerConfig: OPTIMIZERS,
@@ -90,7 +102,7 @@ def test_every_public_class_is_in_its_table(kind: type) -> None:
 def test_every_network_is_in_its_table() -> None:
     found = {c for c in public_classes("onpath.models") if issubclass(c, nn.Module) and "encode" in vars(c)}
     networks = {c for c in found if not inspect.isabstract(c)}  # LanguageModel: models/test_from_transformers.py
-    table = [*DENOISERS.values(), *TOKEN_DENOISERS.values()]
+    table = [*DENOISERS.values(), *TOKEN_DENOISERS.values(), *IMAGE_DENOISERS.values()]
     assert networks == {make.func for make in table if isinstance(make, partial)}
 
 
@@ -157,8 +169,16 @@ def test_an_example_is_a_function_of_its_id_alone(source: Any) -> None:
 def test_examples_are_as_the_spec_says(source: Any) -> None:
     for part in (source, source.at_split("validation")):
         spec, batch = part.spec(), part.examples(IDS)
-        assert batch.x.shape == (5, spec.length) and torch.equal(batch.ids, IDS)
-        assert int(batch.x.min()) >= 0 and int(batch.x.max()) < spec.num_words <= spec.mask_id
+        assert torch.equal(batch.ids, IDS)
+        if isinstance(spec, Spec):
+            assert batch.x.shape == (5, spec.length)
+            assert int(batch.x.min()) >= 0 and int(batch.x.max()) < spec.num_words <= spec.mask_id
+        else:
+            assert batch.x.shape == (5, *spec.shape) and batch.x.dtype == torch.float32
+            assert part.classes == source.classes and len(source.classes) in (0, spec.num_classes)
+            if "label" in batch.cond:
+                label = batch.cond["label"]
+                assert label.dtype == torch.int64 and 0 <= int(label.min()) <= int(label.max()) < spec.num_classes
         assert {name: tuple(value.shape[1:]) for name, value in batch.cond.items()} == dict(spec.cond)
     assert not torch.equal(source.examples(IDS).x, source.at_split("validation").examples(IDS).x)
 
