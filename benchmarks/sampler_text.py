@@ -39,7 +39,8 @@ from onpath.rng import Key
 from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount
 from onpath.sampling.grids import EvenGrid, UniformGrid
-from onpath.sampling.loop import State, sample
+from onpath.sampling.loop import sample
+from onpath.sampling.states import TokenState
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import LinearSchedule
@@ -117,7 +118,7 @@ def against_llada(folder: Path, net: TokenTransformer, spec: Spec, args: argpars
         for name, block in (("blocks of 32", 32), ("one block", new)):
             sampler = Unmasking(order="confidence", tokens=Categorical(heat), blocks=Blocks(block))
 
-            def ours(sampler: Unmasking = sampler) -> State:
+            def ours(sampler: Unmasking = sampler) -> TokenState:
                 return sample(net, process, sampler, EvenGrid(steps), request, Key())
 
             def theirs(block: int = block, heat: float = heat) -> Tensor:
@@ -145,7 +146,7 @@ def against_mdlm(folder: Path, net: TokenTransformer, spec: Spec, args: argparse
         nonlocal passes
         passes += 1
 
-    def ours() -> State:
+    def ours() -> TokenState:
         return sample(net, process, sampler, UniformGrid(args.steps), request, Key())
 
     def theirs() -> Tensor:

@@ -26,7 +26,15 @@ from onpath.objectives.denoising import Denoising
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
-from onpath.objectives.weighting import LogitNormalTimes, LossWeight, MinSNR, ShiftedTimes, TimeDensity, UniformTimes, Unweighted
+from onpath.objectives.weighting import (
+    LogitNormalTimes,
+    LossWeight,
+    MinSNR,
+    ShiftedTimes,
+    TimeDensity,
+    UniformTimes,
+    Unweighted,
+)
 from onpath.processes.base import Process
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
@@ -39,6 +47,7 @@ from onpath.sampling.remasking import ByConfidence, Cap, Loop, Proofread, Remask
 from onpath.sampling.solvers import DPMSolver, Euler, ODESolver, RungeKutta, UniPC
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
+from onpath.scheduled_sampling import ReflexFlow, ScheduledSampling
 from onpath.schedules import (
     BetasSchedule,
     CosineSchedule,
@@ -52,7 +61,6 @@ from onpath.schedules import (
     TabulatedSchedule,
 )
 from onpath.training.optimizers import AdamW, Muon, OptimizerConfig
-from onpath.scheduled_sampling import ReflexFlow, ScheduledSampling
 from onpath.types import ImageSpec, Spec
 from texts import WORDS
 

@@ -401,7 +401,9 @@ def ragged(size: int) -> Batch:
 def test_erratum_22_a_step_of_a_sampler_has_no_loop_over_the_batch(name: str) -> None:
     def steps(size: int) -> list[int]:
         sampler, network, batch = SAMPLERS[name], HashDenoiser(WORDS), ragged(size)
-        state = replace(sampler.init(PROCESS, network, batch, Knobs()), num_steps=9)  # what a walk knows
+        state = replace(
+            sampler.init(PROCESS, network, PROCESS.prior(batch), batch, Knobs()), num_steps=9
+        )  # what a walk knows
         return [
             count(partial(sampler.step, PROCESS, network, state, times, Key(12), Knobs()))
             for times in ((1.0, 0.7), (1.0, 0.0))

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from onpath import terminal
 from onpath.data.tokenizers import Bytes, Characters
-from onpath.sampling.loop import State
+from onpath.sampling.states import TokenState
 from onpath.terminal import frame, unmasking
 from onpath.types import Batch
 
 CODEC = Characters("abcdef\n\x1b", end=True)
 
 
-def state(words: str, sure: list[float] | None = None, step: int = 1, *, given: int = 1) -> State:
+def state(words: str, sure: list[float] | None = None, step: int = 1, *, given: int = 1) -> TokenState:
     """One row of text as it stands, ▒ masked; the first `given` positions are the prompt."""
     ids = [CODEC.mask_id if word == "▒" else CODEC.encode(word)[0] for word in words]
     x = torch.tensor([ids])
     prompt = torch.arange(len(ids))[None] < given
-    return State(
+    return TokenState(
         x=x,
         masked=x == CODEC.mask_id,
         num_masked=None,
@@ -38,7 +38,7 @@ def state(words: str, sure: list[float] | None = None, step: int = 1, *, given: 
     )
 
 
-def styles(now: State, before: State | None) -> list[tuple[str, str]]:
+def styles(now: TokenState, before: TokenState | None) -> list[tuple[str, str]]:
     text = unmasking(now, before, 0, CODEC)
     return [(text.plain[span.start : span.end], str(span.style)) for span in text.spans]
 

@@ -16,7 +16,8 @@ from matplotlib.patches import Rectangle
 import onpath
 from onpath import rng
 from onpath.envs import fourrooms, gridworld
-from onpath.sampling.loop import State, walk
+from onpath.sampling.loop import walk
+from onpath.sampling.states import TokenState
 from onpath.types import Batch
 
 WALL, FLOOR, GOAL, PATH, AGENT = "#3b4252", "#f4f5f7", "#2e9e6b", "#d9822b", "#b23a48"
@@ -62,7 +63,7 @@ def draw_tokens(axes: Axes, tokens: list[int]) -> None:
     axes.axis("off")
 
 
-def states_of(run: onpath.Run, task: int) -> tuple[gridworld.Worlds, gridworld.Agents, list[State]]:
+def states_of(run: onpath.Run, task: int) -> tuple[gridworld.Worlds, gridworld.Agents, list[TokenState]]:
     parts = run.parts
     worlds, agents = fourrooms.tasks("test", rng.Key(seed=1), torch.tensor([task]))
     batch = Batch.of_tokens(

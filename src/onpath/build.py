@@ -10,17 +10,18 @@ import torch
 import torch.nn as nn
 
 from onpath.config import RunConfig
-from onpath.consistency import require_guidance, require_ramps, require_training
+from onpath.consistency import require_fit, require_guidance, require_ramps, require_training
 from onpath.data.source import Source
 from onpath.evaluation.settings import Evaluation, Subject
 from onpath.objectives.base import Objective
 from onpath.objectives.nelbo import bound_of
+from onpath.processes.base import Process
 from onpath.processes.masking import Masking
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Sampler
 from onpath.training.distributed import local_gpu
 from onpath.training.trainer import Job, Trainer
-from onpath.types import Calibrated, Denoiser, Spec
+from onpath.types import Calibrated, DataSpec, Denoiser, Spec
 
 _CALIBRATION_EXAMPLES = 8192
 _BOUND_STEPS = 8  # steps of the sampler's walk that validation draws for each example
@@ -33,8 +34,8 @@ class Parts:
     config: RunConfig
     device: torch.device
     source: Source
-    spec: Spec
-    process: Masking
+    spec: DataSpec
+    process: Process
     model: nn.Module
     objective: Objective
     sampler: Sampler
@@ -89,12 +90,12 @@ class Parts:
 
     def _bounds(self) -> tuple[Objective, ...]:
         """The bound that validation reports where the training loss is none: continuous where the schedule allows."""
-        if self.objective.is_bound:
+        if self.objective.is_bound or not isinstance(self.process, Masking):
             return ()
         return (bound_of(self.process, self.grid, _BOUND_STEPS, self.sampler.fixed_counts),)
 
 
-def build(config: RunConfig, spec: Spec | None = None) -> Parts:
+def build(config: RunConfig, spec: DataSpec | None = None) -> Parts:
     """Every object of a run from its config; the same seed gives the same weights.
 
     spec: of the data of a trained run, which need not be there any more; without it they are asked, and what would
@@ -106,7 +107,7 @@ def build(config: RunConfig, spec: Spec | None = None) -> Parts:
     # torch initialises weights from its global state: borrow it and give it back
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach every GPU's state too
-        model = cast(nn.Module, config.model.make(spec=states["spec"]))
+        model = cast(nn.Module, config.model.make(spec=states["spec"], process=states["process"]))
     parts = Parts(
         config=config.settled(states["source"].settled()),
         device=device_of(config.device),
@@ -122,16 +123,19 @@ def build(config: RunConfig, spec: Spec | None = None) -> Parts:
     return parts
 
 
-def _states(config: RunConfig, spec: Spec | None = None) -> dict[str, Any]:
+def _states(config: RunConfig, spec: DataSpec | None = None) -> dict[str, Any]:
     """The parts by name that say where examples come from, how they are spoiled, and by what rule."""
     source = cast(Source, config.data.make(seed=config.seed))
     spec = spec or source.spec()
-    process = Masking(config.schedule.make(), spec.mask_id)
+    of_tokens = {"mask_id": spec.mask_id, "num_words": spec.num_words} if isinstance(spec, Spec) else {}
+    require_fit(config, spec)
+    process = cast(Process, config.process.make(schedule=config.schedule.make(), **of_tokens))
     grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make(end_id=source.end_id))
     objective = config.objective.make(
-        process=process, grid=grid, fixed_counts=sampler.fixed_counts, num_words=spec.num_words
+        process=process, grid=grid, sampler=sampler, fixed_counts=sampler.fixed_counts, **of_tokens
     )
-    spec = replace(spec, mask_logit=objective.predicts_mask)
+    if isinstance(spec, Spec):
+        spec = replace(spec, mask_logit=objective.predicts_mask)
     return {
         "source": source,
         "spec": spec,

@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from onpath.records import RunFolder
     from onpath.reports.live import Live
     from onpath.runs import Run
-    from onpath.sampling.loop import State
     from onpath.training.distributed import Processes
 
 app = typer.Typer(
@@ -183,7 +182,7 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
             terminal.console.print(f"[dim]{index}[/dim] {row['text']}", highlight=False)
 
 
-def _generating(run: Run, options: SampleOptions) -> Iterator[State]:
+def _generating(run: Run, options: SampleOptions) -> Iterator[Any]:
     import torch
 
     from onpath.sampling.grids import EvenGrid

@@ -22,7 +22,7 @@ import torch.nn as nn
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from onpath.data.source import Source
-from onpath.kinds import FAMILIES, RunSections, evaluation_of, wired_into
+from onpath.kinds import FAMILIES, RunSections, brought_by, defaults_of, wired_into
 from onpath.overrides import override, read_yaml
 from onpath.wording import example, literals, near, unknown, words
 
@@ -80,6 +80,7 @@ class RunConfig:
     objective: Part
     training: Part
     schedule: Part
+    process: Part
     sampler: Part
     grid: Part
     evaluation: Part
@@ -89,7 +90,7 @@ class RunConfig:
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> RunConfig:
         """A validated config from plain data, defaults filled in."""
-        config = cls(**_parse_fields(RunSections, _with_evaluation(data), ""))
+        config = cls(**_parse_fields(RunSections, _with_defaults(data), ""))
         if not 0 <= config.seed < 2**63:
             raise ValueError(f"config: seed is {config.seed}; allowed are 0 to {2**63 - 1}; write it like seed=1")
         return config
@@ -119,13 +120,19 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {**one, **other, **deep}
 
 
-def _with_evaluation(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The evaluation is of the kind that fits the data, where none is named."""
-    given = data.get("evaluation", {})
-    if "data" not in data or not isinstance(given, Mapping) or {"kind", "class"} & given.keys():
+def _with_defaults(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sections that follow the data are of the kind that fits them, and those that a trained model brings."""
+    if "data" not in data:
         return data
-    source = _parse_part(Source, data["data"], "data").cls
-    return {**data, "evaluation": {"kind": _kind_of(evaluation_of(source)), **given}}
+    found = dict(data)
+    for name, default in defaults_of(_parse_part(Source, data["data"], "data").cls).items():
+        given = data.get(name, {})
+        if isinstance(given, Mapping) and not {"kind", "class"} & given.keys():
+            found[name] = {**default, **given}
+    if "model" in data:
+        model = _parse_part(nn.Module, data["model"], "model")
+        found.update(brought_by(model.cls, model.fields, data))
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -11,12 +11,18 @@ from typing import Any
 
 import torch.nn as nn
 
-from onpath.config import RunConfig
+from onpath.config import RunConfig, parameters_of
 from onpath.data.source import Source
+from onpath.kinds import kinds_beside
 from onpath.objectives.base import Objective
+from onpath.processes.gaussian import Gaussian
+from onpath.processes.masking import Masking
 from onpath.ramps import Ramp
+from onpath.sampling.solvers import ODESolver
+from onpath.sampling.unmasking import Unmasking
 from onpath.training.reporter import require_tensorboard
 from onpath.training.trainer import Trainer
+from onpath.types import DataSpec, ImageSpec, Spec
 
 
 def require_training(trainer: Trainer, source: Source, model: nn.Module) -> None:
@@ -46,6 +52,29 @@ def require_training(trainer: Trainer, source: Source, model: nn.Module) -> None
         trainer.optimizer.build(model)
     except ValueError as error:
         raise ValueError(f"config: training.optimizer: {error}") from error
+
+
+def require_fit(config: RunConfig, spec: DataSpec) -> None:
+    """ValueError where a section is for tokens and the data are images, or the other way round."""
+    given = "images" if isinstance(spec, ImageSpec) else "tokens"
+    wanted = {
+        "process": Gaussian if given == "images" else Masking,
+        "sampler": ODESolver if given == "images" else Unmasking,
+    }
+    for section, cls in wanted.items():
+        part = getattr(config, section)
+        if issubclass(part.cls, (Gaussian, Masking, ODESolver, Unmasking)) and not issubclass(part.cls, cls):
+            fitting = [kind for kind, member in kinds_beside(part.cls).items() if issubclass(member, cls)]
+            raise ValueError(
+                f"config: {section} is {part.kind}, but data {config.data.kind} are {given}; allowed is "
+                f"{', '.join(fitting)}: set {section}.kind={fitting[0]}, or leave {section} out"
+            )
+    network, _ = parameters_of(config.model.cls).get("spec", (None, None))
+    if network in (Spec, ImageSpec) and not isinstance(spec, network):
+        raise ValueError(
+            f"config: model {config.model.kind} is a network of {'images' if network is ImageSpec else 'tokens'}, but "
+            f"data {config.data.kind} are {given}; choose another model, see `onpath recipes`"
+        )
 
 
 def require_ramps(objective: Objective, num_steps: int) -> None:

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn as nn
 
 from onpath.data.hub_text import HubText
 from onpath.data.huggingface import HuggingFaceTokenizer
+from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
+from onpath.data.images import Digits
 from onpath.data.pairs import TextPairs
-from onpath.data.source import Source, TextSource
+from onpath.data.source import ImageSource, Source, TextSource
 from onpath.data.text import TextFile
 from onpath.data.tokenizers import Bytes, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
+from onpath.evaluation.images import ImageEvaluation
 from onpath.evaluation.plans import PlanEvaluation
 from onpath.evaluation.settings import Evaluation
 from onpath.evaluation.text import TextEvaluation
+from onpath.models.diffusers_schedules import sections
+from onpath.models.from_diffusers import Diffusers
 from onpath.models.from_transformers import CausalLM, MaskedLM, RemoteLM
 from onpath.models.policy import PlanMLP, PlanTransformer
 from onpath.models.transformer import TokenTransformer
+from onpath.models.unet import ImageUNet
 from onpath.objectives.base import Objective
+from onpath.objectives.denoising import Denoising
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
+from onpath.objectives.weighting import (
+    LogitNormalTimes,
+    LossWeight,
+    MinSNR,
+    ShiftedTimes,
+    TimeDensity,
+    UniformTimes,
+    Unweighted,
+)
+from onpath.processes.base import Process
+from onpath.processes.gaussian import Gaussian
+from onpath.processes.masking import Masking
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
 from onpath.sampling.loop import Sampler
 from onpath.sampling.remasking import ByConfidence, Cap, Loop, Proofread, Remask, Rescale
+from onpath.sampling.solvers import DPMSolver, Euler, RungeKutta, UniPC
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import (
     BetasSchedule,
@@ -64,6 +85,10 @@ FAMILIES: dict[type, dict[str, type]] = {
         "text": TextFile,
         "hub_text": HubText,
         "pairs": TextPairs,
+        "digits": Digits,
+        "mnist": MNIST,
+        "fashion_mnist": FashionMNIST,
+        "cifar10": Cifar10,
     },
     Tokenizer: {"characters": Characters, "bytes": Bytes, "huggingface": HuggingFaceTokenizer},
     nn.Module: {
@@ -73,14 +98,18 @@ FAMILIES: dict[type, dict[str, type]] = {
         "masked_lm": MaskedLM,
         "causal_lm": CausalLM,
         "remote_lm": RemoteLM,
+        "diffusers": Diffusers,
+        "image_unet": ImageUNet,
     },
     Objective: {
+        "denoising": Denoising,
         "nelbo": ContinuousNELBO,
         "trajectory_nelbo": TrajectoryNELBO,
         "masked_cross_entropy": MaskedCrossEntropy,
         "masking_penalties": MaskingPenalties,
     },
-    Sampler: {"unmasking": Unmasking},
+    Process: {"masking": Masking, "gaussian": Gaussian},
+    Sampler: {"unmasking": Unmasking, "euler": Euler, "dpm": DPMSolver, "unipc": UniPC, "rk4": RungeKutta},
     Count: {
         "schedule": ScheduleCount,
         "ancestral": AncestralCount,
@@ -96,14 +125,17 @@ FAMILIES: dict[type, dict[str, type]] = {
         "proofread": Proofread,
     },
     Grid: {"uniform": UniformGrid, "even": EvenGrid, "explicit": ExplicitGrid},
+    TimeDensity: {"uniform": UniformTimes, "logit_normal": LogitNormalTimes, "shifted": ShiftedTimes},
+    LossWeight: {"none": Unweighted, "min_snr": MinSNR},
     OptimizerConfig: {"adamw": AdamW, "muon": Muon},
-    Evaluation: {"plans": PlanEvaluation, "text": TextEvaluation},
+    Evaluation: {"plans": PlanEvaluation, "text": TextEvaluation, "images": ImageEvaluation},
 }
 
 WIRED: dict[type, frozenset[str]] = {
     Source: frozenset({"seed", "split"}),
-    nn.Module: frozenset({"spec"}),
-    Objective: frozenset({"process", "grid", "fixed_counts", "num_words"}),
+    nn.Module: frozenset({"spec", "process"}),
+    Process: frozenset({"schedule", "mask_id"}),
+    Objective: frozenset({"process", "grid", "sampler", "fixed_counts", "num_words"}),
     Sampler: frozenset({"end_id"}),
 }
 """Constructor parameters that the run fills in and no config sets, by family: one schedule, process, grid and seed for
@@ -115,9 +147,31 @@ def wired_into(cls: type) -> frozenset[str]:
     return next((names for family, names in WIRED.items() if issubclass(cls, family)), frozenset())
 
 
-def evaluation_of(source: type) -> type[Evaluation]:
-    """What is measured of a run on such a source, unless its config says otherwise."""
-    return TextEvaluation if issubclass(source, TextSource) else PlanEvaluation
+def kinds_beside(cls: type) -> dict[str, type]:
+    """The kinds of the family that a class is of."""
+    return next((kinds for family, kinds in FAMILIES.items() if issubclass(cls, family)), {})
+
+
+def defaults_of(source: type) -> dict[str, dict[str, Any]]:
+    """The sections that follow the data: their kind and fields on such a source, unless a config says otherwise."""
+    if issubclass(source, ImageSource):
+        return {
+            "process": {"kind": "gaussian"},
+            "sampler": {"kind": "dpm"},
+            "grid": {"kind": "uniform", "steps": 20},
+            "evaluation": {"kind": "images"},
+        }
+    return {"evaluation": {"kind": "text" if issubclass(source, TextSource) else "plans"}}
+
+
+def brought_by(model: type, fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that a trained model brings with it, `given` being those of the config; most bring none.
+
+    ValueError where they contradict what it was trained with.
+    """
+    if not issubclass(model, Diffusers):
+        return {}
+    return sections(fields["path"], fields["weights"] != "random", given)
 
 
 @dataclass(frozen=True)
@@ -125,8 +179,9 @@ class RunSections:
     """The sections of a config.
 
     seed: of weights, examples and every other draw. device: auto takes a GPU where there is one. data: where examples
-    come from. schedule: the one schedule of the run. model, objective: what is trained, and for what. sampler, grid:
-    how it generates. training: how it is trained. evaluation: on what and how it is measured.
+    come from. schedule: the one schedule of the run. process: how it spoils data. model, objective: what is trained,
+    and for what. sampler, grid: how it generates. training: how it is trained. evaluation: on what and how it is
+    measured.
     """
 
     data: Source
@@ -134,6 +189,7 @@ class RunSections:
     objective: Objective
     training: Trainer
     schedule: Schedule = LinearSchedule()
+    process: Process = Masking(LinearSchedule(), 0)
     sampler: Sampler = Unmasking()
     grid: Grid = EvenGrid(10)
     evaluation: Evaluation = PlanEvaluation()

@@ -9,6 +9,7 @@ overflows.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +84,20 @@ def bits(key: Key, ids: Int64[Tensor, "B"], shape: tuple[int, ...] = ()) -> Int6
 def uniform(key: Key, ids: Int64[Tensor, "B"], shape: tuple[int, ...] = ()) -> Float[Tensor, "B *shape"]:
     """fp32 uniforms in [0, 1), multiples of 2**-24, shape (B, *shape)."""
     return (bits(key, ids, shape) >> 8).to(torch.float32) * 2.0**-24
+
+
+def normal(key: Key, ids: Int64[Tensor, "B"], shape: tuple[int, ...] = ()) -> Float[Tensor, "B *shape"]:
+    """fp32 standard normals, shape (B, *shape), the same on CPU and GPU up to the last bits; none exceeds 6.7.
+
+    Source: Box and Muller 1958; a pair of words makes a pair of normals.
+    """
+    count = math.prod(shape)
+    pairs = -(-count // 2)
+    words = bits(key, ids, (2, pairs))
+    radius = (-2.0 * ((words[:, 0].double() + 0.5) * 2.0**-32).log()).sqrt()
+    angle = words[:, 1].double() * (2.0 * math.pi * 2.0**-32)
+    both = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return both[:, :count].float().view(len(ids), *shape)
 
 
 def integers(key: Key, ids: Int64[Tensor, "B"], shape: tuple[int, ...], high: int) -> Int64[Tensor, "B *shape"]:

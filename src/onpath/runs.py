@@ -26,10 +26,11 @@ from onpath.evaluation.schedule_table import ScheduleRow, schedule_table
 from onpath.evaluation.settings import Evaluation, Row, Subject
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
-from onpath.sampling.loop import Knobs, Sampler, State, last, walk
+from onpath.sampling.loop import Knobs, Sampler, last, walk
+from onpath.sampling.states import TokenState
 from onpath.schedules import Schedule
 from onpath.training import checkpoint
-from onpath.types import Batch, Denoiser, Exportable, Spec
+from onpath.types import Batch, Denoiser, Exportable, Spec, spec_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Run:
         grid: Grid | None = None,
         sampler: Sampler | None = None,
         knobs: Knobs | None = None,
-    ) -> State:
+    ) -> Any:
         """Generates with the run's own schedule, on `batch`'s conditions and given positions.
 
         prompts: without a batch, texts to go on with; see ``request``. num_samples: for each of them, 1 by default.
@@ -77,7 +78,7 @@ class Run:
         grid: Grid | None = None,
         sampler: Sampler | None = None,
         knobs: Knobs | None = None,
-    ) -> Iterator[State]:
+    ) -> Iterator[Any]:
         """Yields the state after every step of ``sample``, the prior first."""
         parts = self.parts
         if batch is None:
@@ -126,14 +127,15 @@ class Run:
         wanted = [prompt for prompt in prompts or [""] for _ in range(num)]
         return source.request(wanted, torch.arange(len(wanted)), length, num_new_tokens=num_new_tokens)
 
-    def repair(self, texts: Sequence[str], *, threshold: float = 0.65, passes: int = 8, seed: int = 0) -> State:
+    def repair(self, texts: Sequence[str], *, threshold: float = 0.65, passes: int = 8, seed: int = 0) -> TokenState:
         """Corrects texts: what the network doubts with more than `threshold` is masked and filled in, `passes` times.
 
         For a run whose network predicts [MASK] for wrong words (``MaskingPenalties``); ValueError for any other. The
         result's ``x`` is (B, L), rows that are shorter than the longest padded on the right; see ``written``.
         """
         codec = self.codec
-        if codec is None or not self.parts.spec.mask_logit:
+        spec = self.parts.spec
+        if codec is None or not (isinstance(spec, Spec) and spec.mask_logit):
             raise ValueError(
                 f"repair: the network of {self.folder.path} does not predict [MASK] for wrong words; train one with "
                 "the objective masking_penalties, as the recipe shakespeare-proofread does"
@@ -161,7 +163,7 @@ class Run:
         source = self.parts.source
         return source.words(tokens) if isinstance(source, ActionSource | TextSource) else " ".join(map(str, tokens))
 
-    def written(self, state: State, prompts: Sequence[str] = ()) -> list[dict[str, Any]]:
+    def written(self, state: TokenState, prompts: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Each row of a state as plain data without its padding: text, tokens, revealed_at, confidence, forwards.
 
         revealed_at is -1, and the confidence None, where a token was given. A text has its prompt, too: that of
@@ -169,7 +171,7 @@ class Run:
         """
         return [self._written_row(state, row, prompts) for row in range(state.batch.size)]
 
-    def _written_row(self, state: State, row: int, prompts: Sequence[str]) -> dict[str, Any]:
+    def _written_row(self, state: TokenState, row: int, prompts: Sequence[str]) -> dict[str, Any]:
         batch = state.batch
         kept = slice(None) if batch.padding is None else ~batch.padding[row]
         tokens, steps = state.x[row][kept].tolist(), state.revealed_at[row][kept].tolist()
@@ -239,7 +241,7 @@ def load(path: str | Path, *, device: str | None = None, overrides: Iterable[str
         raise ValueError(f"run: {path} has no checkpoint that verifies{faults}; {todo}")
     saved = checkpoint.read(newest, for_training=False)
     spec = saved.extra["identity"].get("spec")
-    parts = build(config, Spec.of(spec) if spec else None)
+    parts = build(config, spec_of(spec) if spec else None)
     checkpoint.require_identity(saved, parts.identity)
     model = parts.model.to(parts.device).eval()
     checkpoint.fill(model, saved.average)

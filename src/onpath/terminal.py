@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onpath.evaluation.check import Check
     from onpath.evaluation.schedule_table import ScheduleRow
     from onpath.reports.live import Live
-    from onpath.sampling.loop import State
+    from onpath.sampling.states import TokenState
     from onpath.training.reporter import Progress
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe has no width: rich would take 80
@@ -188,11 +188,11 @@ _SECONDS, _SLOWEST = 6.0, 0.25  # of a whole animation; of one of its frames
 _SURE = ((0.25, "red"), (0.5, "yellow"), (0.75, "cyan"), (1.01, "green"))  # colours below these probabilities
 
 
-def watched(states: Iterator[State], codec: Tokenizer) -> Iterator[State]:
+def watched(states: Iterator[TokenState], codec: Tokenizer) -> Iterator[TokenState]:
     """The same states, each shown on the terminal as long as an eye needs; the terminal is clean after the last."""
     from rich.live import Live as Screen
 
-    before: State | None = None
+    before: TokenState | None = None
     with Screen(console=console, auto_refresh=False, transient=True) as screen:
         for state in states:
             due = time.monotonic() + min(_SLOWEST, _SECONDS / (state.num_steps or 1))
@@ -202,7 +202,7 @@ def watched(states: Iterator[State], codec: Tokenizer) -> Iterator[State]:
             time.sleep(max(0.0, due - time.monotonic()))
 
 
-def frame(state: State, before: State | None, codec: Tokenizer) -> Group:
+def frame(state: TokenState, before: TokenState | None, codec: Tokenizer) -> Group:
     """The texts of a state as far as they fit on the screen, with what their colours mean."""
     room, shown = max(1, console.height - 5), []
     for row in range(state.batch.size):
@@ -223,7 +223,7 @@ def frame(state: State, before: State | None, codec: Tokenizer) -> Group:
     return Group(*shown, *keys)
 
 
-def unmasking(state: State, before: State | None, row: int, codec: Tokenizer) -> Text:
+def unmasking(state: TokenState, before: TokenState | None, row: int, codec: Tokenizer) -> Text:
     """One text of a state: what is given in bold, what is new since `before` inverted, the rest by its probability.
 
     A masked position is a dim ▒; one that is masked again shows, struck out, the word that stood there before.
@@ -257,7 +257,7 @@ def unmasking(state: State, before: State | None, row: int, codec: Tokenizer) ->
     return text
 
 
-def show_texts(state: State, codec: Tokenizer) -> None:
+def show_texts(state: TokenState, codec: Tokenizer) -> None:
     """Finished texts, with the colours of ``unmasking`` where the terminal has any."""
     for row in range(state.batch.size):
         number = [(f"{row} ", "dim")] if state.batch.size > 1 else []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 Readout = Callable[[Float[Tensor, "N V"], Int64[Tensor, "N"]], Any]
@@ -49,6 +49,33 @@ class Spec:
         {'image': (19, 19, 3)}
         """
         return cls(**{**saved, "cond": {name: tuple(shape) for name, shape in saved["cond"].items()}})
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a network and a process must know of images.
+
+    shape: (C, H, W) of an image, or of the latents of one, its values about -1 to 1. num_classes: of the condition
+    `label`, 0 where there is none. cond: shape of one example of each condition.
+    """
+
+    shape: tuple[int, int, int]
+    num_classes: int = 0
+    cond: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> ImageSpec:
+        """The spec whose fields JSON has kept."""
+        cond = {name: tuple(shape) for name, shape in saved["cond"].items()}
+        return cls(**{**saved, "shape": tuple(saved["shape"]), "cond": cond})
+
+
+DataSpec = Spec | ImageSpec
+
+
+def spec_of(saved: Mapping[str, Any]) -> DataSpec:
+    """The spec of tokens or of images whose fields JSON has kept."""
+    return ImageSpec.of(saved) if "shape" in saved else Spec.of(saved)
 
 
 @dataclass(frozen=True)
@@ -175,6 +202,19 @@ class Noisy:
 
 
 @dataclass(frozen=True)
+class Noised:
+    """A state of Gaussian diffusion: x = a·x0 + s·noise.
+
+    x: (B, C, H, W). t: (B,) fp64 on the CPU, the time of each row. noise: (B, C, H, W), what was mixed in; in a state
+    that a model has made itself, what its source had.
+    """
+
+    x: Float[Tensor, "B *rest"]
+    t: Float[Tensor, "B"]
+    noise: Float[Tensor, "B *rest"]
+
+
+@dataclass(frozen=True)
 class Loss:
     """A sum and what to divide it by, kept apart so that denominators can be summed over micro-batches and ranks.
 
@@ -201,14 +241,15 @@ class Denoiser(Protocol):
     can take rows of it). A memo of B rows serves x of m·B rows: row i uses memo row i mod B, so that
     several corruptions or samples of an example share one encoding. In the forward `t` is the masked fraction (B,)
     of the free positions of `x`; `rows` are flat indices at which the head runs; without them it runs everywhere
-    and, if there is no `readout` either, the result is (B, L, V).
+    and, if there is no `readout` either, the result is (B, L, V). A denoiser of images gets x (B, C, H, W), the time t
+    of its process, and neither rows nor readout; it returns (B, C, H, W), which is what `process.prediction` says.
     """
 
     def encode(self, **cond: Tensor) -> Any: ...
 
     def __call__(
         self,
-        x: Int[Tensor, "B L"],
+        x: Shaped[Tensor, "B *rest"],
         t: Float[Tensor, "B"],
         memo: Any,
         *,
@@ -233,8 +274,18 @@ class Exportable(Protocol):
 
 @dataclass(frozen=True)
 class Nets:
-    """The networks an objective may ask: the trained one, its moving average, a frozen reference."""
+    """The networks an objective may ask: the trained one, its moving average, a frozen reference.
+
+    local: the trained one for forwards without gradient, outside of what averages gradients over processes; None
+    where that is `model` itself.
+    """
 
     model: Denoiser
     ema: Denoiser | None = None
     reference: Denoiser | None = None
+    local: Denoiser | None = None
+
+    @property
+    def current(self) -> Denoiser:
+        """The trained network for forwards without gradient."""
+        return self.model if self.local is None else self.local

@@ -15,8 +15,9 @@ from onpath.rng import Key
 from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount, ScheduleCount, Threshold, shared_out
 from onpath.sampling.grids import EvenGrid, UniformGrid
-from onpath.sampling.loop import Knobs, State, sample, walk
+from onpath.sampling.loop import Knobs, sample, walk
 from onpath.sampling.remasking import Proofread
+from onpath.sampling.states import TokenState
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import CosineSchedule
@@ -167,7 +168,7 @@ class Ender(HashDenoiser):
         return read(logits, rows, readout)
 
 
-def finished(network: Any, sampler: Unmasking, batch: Batch, steps: int = 20) -> State:
+def finished(network: Any, sampler: Unmasking, batch: Batch, steps: int = 20) -> TokenState:
     return sample(network, PROCESS, sampler, EvenGrid(steps), batch, KEY)
 
 

@@ -17,8 +17,9 @@ from onpath.rng import Key
 from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, UniformGrid
-from onpath.sampling.loop import Knobs, State, sample, walk
+from onpath.sampling.loop import Knobs, sample, walk
 from onpath.sampling.remasking import ByConfidence, Cap, Loop, Proofread, Rescale
+from onpath.sampling.states import TokenState
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import CosineSchedule, LinearSchedule, MaskGITCosineSchedule, PolynomialSchedule
@@ -98,7 +99,7 @@ def alone(batch: Batch, row: int) -> Batch:
     return Batch.of_tokens(x, batch.ids[row : row + 1], given=given)
 
 
-def run(case: dict[str, Any], batch: Batch, knobs: Knobs | None = None) -> State:
+def run(case: dict[str, Any], batch: Batch, knobs: Knobs | None = None) -> TokenState:
     network = RelativeDenoiser(WORDS, MASK, with_mask=True)
     network.table[:, WORDS:MASK] = -60.0
     return sample(network, Masking(case["schedule"], MASK), sampler_of(case), UniformGrid(5), batch, KEY, knobs)

@@ -13,8 +13,9 @@ from onpath.processes.masking import Masking
 from onpath.rng import Key
 from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import Factor, ScheduleCount, Threshold
-from onpath.sampling.loop import State, repair
+from onpath.sampling.loop import repair
 from onpath.sampling.remasking import Cap, Proofread
+from onpath.sampling.states import TokenState
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import CosineSchedule, LinearSchedule
@@ -65,7 +66,7 @@ def spoilt(runs: list[list[int]]) -> Batch:
 ERRORS = [[], [3], [3, 4], [3, 4, 5], [1, 9], [2, 3, 4, 5, 6]]
 
 
-def last(network: Any, sampler: Unmasking, batch: Batch, passes: int) -> State:
+def last(network: Any, sampler: Unmasking, batch: Batch, passes: int) -> TokenState:
     return list(repair(network, PROCESS, sampler, batch, KEY, passes))[-1]
 
 

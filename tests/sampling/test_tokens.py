@@ -9,7 +9,8 @@ import torch
 
 from onpath import rng
 from onpath.rng import Key
-from onpath.sampling.tokens import Categorical, Drawn, draw, guided
+from onpath.sampling.guidance import guided
+from onpath.sampling.tokens import Categorical, Drawn, draw
 from statistical import chi_square_p
 
 LOGITS = torch.tensor([2.0, 0.5, 0.4, -1.0, 1.3, -30.0])

@@ -13,7 +13,8 @@ from onpath.processes.masking import Masking
 from onpath.rng import Key
 from onpath.sampling.counts import AncestralCount, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, UniformGrid
-from onpath.sampling.loop import Knobs, State, sample, walk
+from onpath.sampling.loop import Knobs, sample, walk
+from onpath.sampling.states import TokenState
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import CosineSchedule, LinearSchedule
@@ -48,14 +49,14 @@ def free_request() -> Batch:
     return Batch.of_tokens(torch.zeros(SIZE, LENGTH, dtype=torch.int64), torch.arange(SIZE))
 
 
-def run(sampler: Unmasking, batch: Batch | None = None, **options: Any) -> State:
+def run(sampler: Unmasking, batch: Batch | None = None, **options: Any) -> TokenState:
     network = options.get("network", HashDenoiser(WORDS))
     grid = options.get("grid", UniformGrid(5))
     batch = request() if batch is None else batch
     return sample(network, options.get("process", PROCESS), sampler, grid, batch, KEY, options.get("knobs"))
 
 
-def same(one: State, two: State) -> bool:
+def same(one: TokenState, two: TokenState) -> bool:
     return all(
         torch.equal(getattr(one, name), getattr(two, name)) for name in ("x", "revealed_at", "confidence", "masked")
     )
@@ -250,7 +251,7 @@ def test_times_by_row_equal_separate_steps(count: ScheduleCount) -> None:
     sampler, batch, network = Unmasking(count=count), free_request(), HashDenoiser(WORDS)
     t = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], dtype=torch.float64)
     s = torch.tensor([0.5, 0.8, 0.1, 0.0, 0.59, 0.2, 0.3], dtype=torch.float64)
-    start = sampler.init(PROCESS, network, batch, Knobs())
+    start = sampler.init(PROCESS, network, PROCESS.prior(batch), batch, Knobs())
     whole = sampler.step(PROCESS, network, start, (t, s), KEY, Knobs())
     for row in range(SIZE):
         index = torch.tensor([row])

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from onpath.data.prompts import Canvas, Side, masked_ids, request
 from onpath.data.tokenizers import Tokenizer
-from onpath.types import Batch, Spec
+from onpath.types import Batch, DataSpec, ImageSpec, Spec
 
 _MOST_EXAMPLES = 4096
 
@@ -21,8 +21,8 @@ class Source(ABC):
     """A stateless map from example ids to examples; the same id is the same example in every process and resume."""
 
     @abstractmethod
-    def spec(self) -> Spec:
-        """The shapes and the vocabulary of every batch of this source."""
+    def spec(self) -> DataSpec:
+        """The shapes of every batch of this source, and its vocabulary where it has one."""
 
     @abstractmethod
     def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
@@ -55,6 +55,9 @@ class Source(ABC):
 class ActionSource(Source):
     """A source of action sequences: tokens are actions 0, 1, … and, where `end_id` is not None, an end token."""
 
+    @abstractmethod
+    def spec(self) -> Spec: ...
+
     @property
     @abstractmethod
     def end_id(self) -> int | None:
@@ -73,6 +76,9 @@ class ActionSource(Source):
 
 class TextSource(Source):
     """A source of text."""
+
+    @abstractmethod
+    def spec(self) -> Spec: ...
 
     @property
     @abstractmethod
@@ -113,6 +119,28 @@ class TextSource(Source):
         """
         canvas = Canvas(self.spec().length, length, num_new_tokens, padding_side)
         return request(self.codec, prompts, [self.framed(prompt) for prompt in prompts], ids, canvas)
+
+
+class ImageSource(Source):
+    """A source of images, or of their latents; x is (B, C, H, W) float32, pixels between -1 and 1."""
+
+    @abstractmethod
+    def spec(self) -> ImageSpec:
+        """Shape, classes and conditions of every batch; a condition `label` is (B,) int64."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that `label` counts; empty where there are none."""
+        return ()
+
+    @property
+    def features(self) -> str | None:
+        """The pinned feature network by which samples are judged unless a config names one, None where none fits."""
+        return None
+
+    def pixels(self, x: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B H W C"]:
+        """Images to look at. ValueError for latents, which only their own decoder can show."""
+        return ((x.detach().cpu().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def step_ids(step: int, batch_size: int, part: int = 0, num_parts: int = 1) -> Int64[Tensor, "B"]:

@@ -22,7 +22,7 @@ from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.processes.masking import Masking
 from onpath.schedules import Schedule
 from onpath.training.optimizers import OptimizerConfig
-from onpath.types import Batch, Denoiser, Nets
+from onpath.types import Batch, Denoiser, Nets, Spec
 
 MAX_LOSS, MIN_ACCURACY, MIN_DIFFERENCE = 0.1, 0.95, 0.1
 _MOST_TOKENS = 1 << 8  # of text that is to be known by heart within a minute, with nothing to know it by
@@ -66,6 +66,7 @@ def check_all(
     process = objective.process
     device = next(fresh.parameters()).device
     spec = source.spec()
+    assert isinstance(spec, Spec)
     most = _MOST_LOGITS // spec.num_words if spec.cond else _MOST_TOKENS
     size = max(2, min(batch_size, most // spec.length))
     batch = source.examples(torch.arange(size), device)

@@ -14,8 +14,9 @@ from onpath.evaluation.settings import Row, Subject, row
 from onpath.evaluation.statistics import wilson
 from onpath.processes.masking import flat_rows
 from onpath.processes.replacing import coins, replaced_words
-from onpath.sampling.loop import State, last, repair
+from onpath.sampling.loop import last, repair
 from onpath.sampling.remasking import Proofread
+from onpath.sampling.states import TokenState
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
 from onpath.types import Batch
@@ -80,7 +81,7 @@ class Proofreading:
         return replace(batch, x=x), wrong
 
 
-def corrected(subject: Subject, batch: Batch, key: rng.Key, threshold: float, passes: int) -> State:
+def corrected(subject: Subject, batch: Batch, key: rng.Key, threshold: float, passes: int) -> TokenState:
     """The texts of a batch after a repair: what is doubted by more than `threshold` is masked and filled in.
 
     The surest words first, and the likeliest: a correction is no draw.

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from onpath.data.source import Source
-from onpath.processes.masking import Masking
 from onpath.records import Trace
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Sampler
-from onpath.types import Denoiser, Spec
+from onpath.types import Denoiser
 
 Row = dict[str, Any]
 """{set, mode, metric, value, ci95, n}: one result, with its 95 % interval (None where it has none) over n units."""
@@ -21,14 +20,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a network with everything that it generates with, and where its examples come from."""
+    """What is measured: a network with everything that it generates with, and where its examples come from.
+
+    process and spec are those of tokens or of images, as `source` is.
+    """
 
     denoiser: Denoiser
-    process: Masking
+    process: Any
     sampler: Sampler
     grid: Grid
     source: Source
-    spec: Spec
+    spec: Any
     seed: int = 0
     device: torch.device = torch.device("cpu")
 

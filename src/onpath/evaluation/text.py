@@ -20,7 +20,8 @@ from onpath.evaluation.statistics import Z95
 from onpath.evaluation.traces import events
 from onpath.objectives.nelbo import bound_of
 from onpath.records import Trace
-from onpath.sampling.loop import State, last, walk
+from onpath.sampling.loop import last, walk
+from onpath.sampling.states import TokenState
 from onpath.types import Batch
 
 _CHUNK = 64  # examples that go through the network together
@@ -120,7 +121,7 @@ def examples(subject: Subject, set_name: str, num_examples: int = 0) -> Iterator
         yield source.examples(part, subject.device).to(subject.device)
 
 
-def generation(subject: Subject, request: Batch) -> Iterator[State]:
+def generation(subject: Subject, request: Batch) -> Iterator[TokenState]:
     """The states of generating with everything that belongs to the subject."""
     key = rng.Key(subject.seed).fold("evaluate").fold("samples")
     parts = (subject.denoiser, subject.process, subject.sampler, subject.grid)
@@ -184,7 +185,7 @@ def _ended(tokens: Int64[Tensor, "L"], end_id: int | None) -> Int64[Tensor, "T"]
     return tokens[: int(ends[0])] if len(ends) else tokens
 
 
-def _trace(states: list[State], row: int, source: TextSource, mode: str) -> Trace:
+def _trace(states: list[TokenState], row: int, source: TextSource, mode: str) -> Trace:
     def word(token: int) -> str:
         return source.codec.pieces([token])[0]
 

@@ -17,7 +17,8 @@ from onpath.evaluation.arenas import Simulation, TaskSet
 from onpath.evaluation.envs import Episodes, Mode, play
 from onpath.evaluation.policy import PlanPolicy, PlanState
 from onpath.records import Event, Trace
-from onpath.sampling.loop import State, walk
+from onpath.sampling.loop import walk
+from onpath.sampling.states import TokenState
 
 # Source of the order: MiniGrid's ``Actions``.
 _ACTIONS = ("left", "right", "forward", "pick up", "drop", "toggle", "done")
@@ -81,7 +82,7 @@ class Watched:
         return _END if token == self.policy.end_id else _ACTIONS[token]
 
 
-def events(states: list[State], row: int, word: Any) -> list[Event]:
+def events(states: list[TokenState], row: int, word: Any) -> list[Event]:
     """Every change of a token of one row between successive states, the prior first: (step, position, word, share).
 
     Step 0 holds what was given. The word is None where a position is masked again; `share` is the probability that

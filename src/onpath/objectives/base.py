@@ -115,7 +115,7 @@ def check_dropout(condition_dropout: float) -> None:
         )
 
 
-def dropped(process: Masking, batch: Batch, probability: float, key: rng.Key) -> Batch:
+def dropped(process: Process, batch: Batch, probability: float, key: rng.Key) -> Batch:
     """The batch with the conditions of a share of its examples dropped, so that guidance has a second branch."""
     if probability == 0.0:
         return batch

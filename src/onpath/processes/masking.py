@@ -25,8 +25,8 @@ class Masking(Process):
     schedule: Schedule
     mask_id: int
 
-    def prior(self, batch: Batch) -> Noisy:
-        """All free positions masked."""
+    def prior(self, batch: Batch, key: rng.Key | None = None) -> Noisy:
+        """All free positions masked; nothing is drawn."""
         free = batch.free()
         return Noisy(batch.x.masked_fill(free, self.mask_id), free, batch.free_counts())
 
@@ -98,14 +98,9 @@ class Masking(Process):
 
         Raises ValueError where there is neither a condition nor a given position.
         """
+        if batch.cond or batch.given is None:
+            return super().unconditional(batch, rows)
         drop = torch.ones(batch.size, dtype=torch.bool, device=batch.x.device) if rows is None else rows
-        if batch.cond:
-            return replace(batch, cond={**batch.cond, "drop": drop})
-        if batch.given is None:
-            raise ValueError(
-                "guidance or condition drop-out was asked for, but the batch has neither conditions nor given "
-                "positions; set guidance and condition_dropout to 0"
-            )
         return replace(batch, x=batch.x.masked_fill(batch.given & drop[:, None], self.mask_id))
 
 

@@ -24,7 +24,7 @@ from onpath.rng import Key
 from onpath.sampling.grids import Grid
 from onpath.schedules import Schedule
 from onpath.training.trainer import Trainer
-from onpath.types import Denoiser, Nets, Readout
+from onpath.types import Denoiser, Nets, Readout, Spec
 
 NUM_BINS = 20
 _POINTS = 100
@@ -169,7 +169,9 @@ class States:
         }
 
     def _shares(self, step: int) -> Tensor:
-        spec = dataclasses.replace(self.source.spec(), mask_logit=self.objective.predicts_mask)
+        found = self.source.spec()
+        assert isinstance(found, Spec)
+        spec = dataclasses.replace(found, mask_logit=self.objective.predicts_mask)
         most = max(2, min(_EXAMPLES_OF_A_STEP, _LOGITS_OF_A_STEP // (spec.length * spec.num_logits)))
         ids = step_ids(step, self.trainer.batch_size)[:most]
         noting = _Noting(spec.num_logits)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onpath.processes.masking import rounded
 from onpath.sampling.counts import shared_out
-from onpath.sampling.loop import State
+from onpath.sampling.states import TokenState
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Scope:
     later: Int64[Tensor, "B"]
 
 
-def whole_scope(state: State, before: Float[Tensor, "B"], after: Float[Tensor, "B"]) -> Scope:
+def whole_scope(state: TokenState, before: Float[Tensor, "B"], after: Float[Tensor, "B"]) -> Scope:
     """Every free position, with the mask ratios of the schedule."""
     size = state.batch.free_counts()
     return Scope(
@@ -78,7 +78,7 @@ def whole_scope(state: State, before: Float[Tensor, "B"], after: Float[Tensor, "
     )
 
 
-def block_scope(blocks: Blocks, state: State, whole: Scope, *, by_progress: bool) -> Scope:
+def block_scope(blocks: Blocks, state: TokenState, whole: Scope, *, by_progress: bool) -> Scope:
     """The positions of the block at which each row is.
 
     by_progress: go on as soon as a block is finished, for counts that are not fixed ahead; else when its steps are
@@ -125,7 +125,7 @@ def _by_step(step: int, steps: int, number: Int64[Tensor, "B"]) -> Int64[Tensor,
 
 
 def _by_progress(
-    blocks: Blocks, state: State, place: Int64[Tensor, "B L"], number: Int64[Tensor, "B"]
+    blocks: Blocks, state: TokenState, place: Int64[Tensor, "B L"], number: Int64[Tensor, "B"]
 ) -> Int64[Tensor, "B"]:
     """The first block with a masked position, the last block where none has."""
     if state.num_masked is not None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onpath import rng
-from onpath.processes.masking import Masking
+from onpath.processes.base import Process
 from onpath.sampling.grids import Grid
-from onpath.schedules import DATA
-from onpath.types import Batch, Denoiser
+from onpath.sampling.states import State, taken
+from onpath.schedules import DATA, Schedule
+from onpath.types import Batch, Denoiser, Noised, Noisy
 
 
 @dataclass(frozen=True)
@@ -32,70 +33,7 @@ class Knobs:
     reveal: Int64[Tensor, "B"] | None = None
 
     def rows(self, index: Int64[Tensor, "N"]) -> Knobs:
-        return Knobs(**{f.name: _pick(getattr(self, f.name), index) for f in fields(self)})
-
-
-@dataclass(frozen=True)
-class State:
-    """Where a generation stands.
-
-    x: (B, L) tokens. masked: (B, L). num_masked: (B,) int64 on the CPU, where the counts are fixed ahead, else None.
-    revealed_at: (B, L) step of the last reveal, -1 where given or masked. confidence: (B, L) probability of
-    the token at that reveal, 1 where it follows from an end token. num_forwards: (B,) int64 on the CPU, rows through
-    the network (guided ones count twice). batch, memo: the request and its encoding. num_branches: 2 where guided, else
-    1; the memo has that many times B rows, those of the conditional branch first. num_steps: of the whole walk, None
-    where a step is taken without one. unsettled: (B,) rows in which a later step may mask again what is revealed; None
-    where none does, or where the counts tell it.
-    """
-
-    x: Int64[Tensor, "B L"]
-    masked: Bool[Tensor, "B L"]
-    num_masked: Int64[Tensor, "B"] | None
-    revealed_at: Int64[Tensor, "B L"]
-    confidence: Float[Tensor, "B L"]
-    num_forwards: Int64[Tensor, "B"]
-    step: int
-    batch: Batch
-    memo: Any
-    num_branches: int = 1
-    num_steps: int | None = None
-    unsettled: Bool[Tensor, "B"] | None = None
-
-    def rows(self, index: Int64[Tensor, "N"]) -> State:
-        """The state of the rows at `index` (int64 on the CPU)."""
-        memo_index = torch.cat([index + branch * self.batch.size for branch in range(self.num_branches)])
-        return replace(
-            self,
-            x=_pick(self.x, index),
-            masked=_pick(self.masked, index),
-            num_masked=_pick(self.num_masked, index),
-            revealed_at=_pick(self.revealed_at, index),
-            confidence=_pick(self.confidence, index),
-            num_forwards=_pick(self.num_forwards, index),
-            unsettled=_pick(self.unsettled, index),
-            batch=self.batch.rows(index),
-            memo=_map_memo(self.memo, memo_index),
-        )
-
-    def merged(self, part: State, index: Int64[Tensor, "N"]) -> State:
-        """This state with the rows at `index` taken from `part`."""
-
-        def put(whole: Tensor | None, rows: Tensor | None) -> Tensor | None:
-            if whole is None or rows is None:
-                return None
-            return whole.index_copy(0, index.to(whole.device), rows)
-
-        return replace(
-            self,
-            x=put(self.x, part.x),
-            masked=put(self.masked, part.masked),
-            num_masked=put(self.num_masked, part.num_masked),
-            revealed_at=put(self.revealed_at, part.revealed_at),
-            confidence=put(self.confidence, part.confidence),
-            num_forwards=put(self.num_forwards, part.num_forwards),
-            unsettled=put(self.unsettled, part.unsettled),
-            step=part.step,
-        )
+        return Knobs(**{f.name: taken(getattr(self, f.name), index) for f in fields(self)})
 
 
 class Sampler(ABC):
@@ -106,7 +44,11 @@ class Sampler(ABC):
         """Whether a step reveals a number of positions that is fixed ahead, which the bound of its walk must know."""
         return False
 
-    def repairable(self, process: Masking, state: State) -> State:
+    def times(self, grid: Grid, schedule: Schedule) -> tuple[float, ...]:
+        """The times of a walk on `grid`, from noise to data."""
+        return grid.times(schedule)
+
+    def repairable(self, process: Process, state: State) -> State:
         """The state at which the text of the request stands in full, to be corrected; ValueError for most samplers."""
         raise ValueError(
             f"repair: {type(self).__name__} cannot correct a text; take Unmasking(remask=Proofread()), with a network "
@@ -114,45 +56,73 @@ class Sampler(ABC):
         )
 
     @abstractmethod
-    def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
-        """The state at the prior, the request encoded."""
+    def init(self, process: Process, denoiser: Denoiser, start: Noisy | Noised, batch: Batch, knobs: Knobs) -> State:
+        """Where a walk begins: at the prior, or at any other state of the process; the request is encoded."""
 
     @abstractmethod
     def step(
-        self, process: Masking, denoiser: Denoiser, state: State, times: tuple[Any, Any], key: rng.Key, knobs: Knobs
+        self, process: Process, denoiser: Denoiser, state: State, times: tuple[Any, Any], key: rng.Key, knobs: Knobs
     ) -> State:
         """The state at s from the one at t; `times` is (t, s), floats or (B,) CPU tensors with s < t."""
 
 
 def walk(
     denoiser: Denoiser,
-    process: Masking,
+    process: Process,
     sampler: Sampler,
     grid: Grid,
     batch: Batch,
     key: rng.Key,
     knobs: Knobs | None = None,
-) -> Iterator[State]:
-    """Yields the state at every time of the grid, the prior first: the denoising loop of the whole package.
+) -> Iterator[Any]:
+    """Yields the ``State`` at every time of the grid, the prior first: the denoising loop of the whole package.
 
     It ends early where every row is known to be finished.
     """
     knobs = knobs or Knobs()
     with torch.no_grad():
-        state = sampler.init(process, denoiser, batch, knobs)
-    times = grid.times(process.schedule)
+        state = sampler.init(process, denoiser, process.prior(batch, key), batch, knobs)
+    times = sampler.times(grid, process.schedule)
     yield from _steps(denoiser, process, sampler, times, replace(state, num_steps=len(times) - 1), (key, knobs))
+
+
+def roll(
+    denoiser: Denoiser,
+    process: Process,
+    sampler: Sampler,
+    times: Float[Tensor, "T B"],
+    num_steps: Int64[Tensor, "B"],
+    state: State,
+    key: rng.Key,
+) -> Iterator[Any]:
+    """Yields the rows of `state` as they arrive at the end of their own walks, those with most steps last.
+
+    times: (T, B) fp64 on the CPU; row b walks from times[0, b] through times[num_steps[b], b]. num_steps: (B,) on the
+    CPU, 1 or more, falling with b, so that each step is one forward of the rows that still walk: the number of
+    forwards is the longest walk, and that of rows through the network the sum of all.
+    """
+    active = [int((num_steps > step).sum()) for step in range(int(num_steps[0]))]
+    states = _steps(denoiser, process, sampler, list(times[: len(active) + 1]), state, (key, Knobs()), active)
+    next(states)
+    remaining = state.batch.size
+    for step, state in enumerate(states, start=1):
+        staying = active[step] if step < len(active) else 0
+        if staying < remaining:
+            yield state.rows(torch.arange(staying, remaining))
+        remaining = staying
+    if remaining:  # finished before their time
+        yield state
 
 
 def repair(
     denoiser: Denoiser,
-    process: Masking,
+    process: Process,
     sampler: Sampler,
     batch: Batch,
     key: rng.Key,
     passes: int = 4,
     knobs: Knobs | None = None,
-) -> Iterator[State]:
+) -> Iterator[Any]:
     """Yields the states of a walk that starts at the text of `batch` and corrects it; given positions are kept.
 
     Each of `passes` steps reads the text, masks what the sampler's ``Proofread`` doubts, and fills what the step
@@ -165,47 +135,46 @@ def repair(
         raise ValueError(f"repair: passes is {passes}; it must be 1 or more, 4 is usual")
     knobs = knobs or Knobs()
     with torch.no_grad():
-        state = sampler.repairable(process, sampler.init(process, denoiser, batch, knobs))
+        start = sampler.init(process, denoiser, process.prior(batch, key), batch, knobs)
+        state = sampler.repairable(process, start)
     times = (*(1.0 - step / (passes + 1) for step in range(passes + 1)), DATA)
     yield from _steps(denoiser, process, sampler, times, replace(state, num_steps=passes + 1), (key, knobs))
 
 
 def _steps(
     denoiser: Denoiser,
-    process: Masking,
+    process: Process,
     sampler: Sampler,
-    times: tuple[float, ...],
+    times: Sequence[Any],
     state: State,
     settings: tuple[rng.Key, Knobs],
+    active: Sequence[int] | None = None,
 ) -> Iterator[State]:
+    """The loop. active: rows that take part in each step, the first so many; those that do not have left for good."""
     key, knobs = settings
     yield state
-    for index, step in enumerate(pairwise(times)):
-        if _is_finished(state):
+    for index, (t, s) in enumerate(pairwise(times)):
+        if state.is_finished:
             return
+        if active is not None:
+            num_rows = active[index]
+            if num_rows < state.batch.size:
+                state, knobs = state.rows(torch.arange(num_rows)), knobs.rows(torch.arange(num_rows))
+            t, s = t[:num_rows], s[:num_rows]
         with torch.no_grad():
-            state = sampler.step(process, denoiser, state, step, key.at(index), knobs)
+            state = sampler.step(process, denoiser, state, (t, s), key.at(index), knobs)
         yield state
-
-
-def _is_finished(state: State) -> bool:
-    """Whether nothing is masked any more or will be again, as far as it is known without stalling a GPU."""
-    if state.num_masked is not None:
-        return not state.num_masked.any()
-    if state.masked.device.type != "cpu":
-        return False
-    return not state.masked.any() and (state.unsettled is None or not state.unsettled.any())
 
 
 def sample(
     denoiser: Denoiser,
-    process: Masking,
+    process: Process,
     sampler: Sampler,
     grid: Grid,
     batch: Batch,
     key: rng.Key,
     knobs: Knobs | None = None,
-) -> State:
+) -> Any:
     """The state at the data end of the grid. `batch` says what is given, padded and conditioned on.
 
     >>> # state = sample(policy, process, Unmasking(), UniformGrid(10), batch, Key(0)); plans = state.x
@@ -213,16 +182,6 @@ def sample(
     return last(walk(denoiser, process, sampler, grid, batch, key, knobs))
 
 
-def last(states: Iterator[State]) -> State:
+def last(states: Iterator[Any]) -> Any:
     """The state at the end of a walk, of which one at a time is kept."""
     return deque(states, maxlen=1).pop()
-
-
-def _pick(tensor: Tensor | None, index: Int64[Tensor, "N"]) -> Any:
-    return None if tensor is None else tensor[index.to(tensor.device)]
-
-
-def _map_memo(memo: Any, index: Int64[Tensor, "N"]) -> Any:
-    if isinstance(memo, tuple):
-        return tuple(_map_memo(part, index) for part in memo)
-    return _pick(memo, index)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from onpath.sampling.blocks import Blocks
-from onpath.sampling.loop import State
+from onpath.sampling.states import TokenState
 from onpath.sampling.tokens import Drawn
 
 
@@ -52,7 +52,7 @@ class Moves:
         return asked if self.read is None else asked | self.read, number
 
 
-def busy_rows(state: State, moves: Moves) -> Int64[Tensor, "N"] | None:
+def busy_rows(state: TokenState, moves: Moves) -> Int64[Tensor, "N"] | None:
     """Rows that this step sends through the network, on the CPU; None where finding them would stall a GPU.
 
     The network hears of an input only what has been revealed in it, so a row in which nothing is revealed, and nothing
@@ -76,11 +76,11 @@ def spread(like: Bool[Tensor, "B L"], rows: Int64[Tensor, "N"], values: Tensor, 
 
 
 def revealed(
-    state: State,
+    state: TokenState,
     seen: tuple[Bool[Tensor, "B L"], Int64[Tensor, "N"], Drawn],
     reveal: Bool[Tensor, "B L"],
     num_reveal: Int64[Tensor, "B"] | None,
-) -> State:
+) -> TokenState:
     """The state with the drawn tokens at `reveal`, and a forward more in every row."""
     wanted, rows, drawn = seen
     token, confidence = spread(wanted, rows, drawn.token, 0), spread(wanted, rows, drawn.confidence, 0.0)
@@ -96,8 +96,8 @@ def revealed(
 
 
 def masked_again(
-    state: State, again: Bool[Tensor, "B L"] | None, number: Int64[Tensor, "B"] | None, mask_id: int
-) -> State:
+    state: TokenState, again: Bool[Tensor, "B L"] | None, number: Int64[Tensor, "B"] | None, mask_id: int
+) -> TokenState:
     """The state with `again` masked, `number` (B,) on the CPU of them; None leaves the count to the reveals."""
     if again is None:
         return state
@@ -114,7 +114,7 @@ def masked_again(
     )
 
 
-def ended(state: State, end_id: int, blocks: Blocks | None) -> State:
+def ended(state: TokenState, end_id: int, blocks: Blocks | None) -> TokenState:
     """The state in which rows that hold an end token are finished: what is free behind it is filled with it.
 
     Only an end token counts that everything free before it, or before the end of its block, is revealed with.

@@ -66,16 +66,6 @@ class Drawn:
         return cls(columns[0], columns[1], doubt=columns[2] if len(columns) > 2 else None)
 
 
-def guided(logits: Float[Tensor, "N2 V"], weight: Float[Tensor, "N"]) -> Float[Tensor, "N V"]:
-    """(1 + w)·cond - w·uncond of rows that alternate between the two branches.
-
-    Source: classifier-free guidance, arXiv:2207.12598, Eq. 6.
-    """
-    logits = logits.float().clamp_min(-1e9)  # a token that both branches exclude must not become -inf - -inf
-    cond, uncond = logits[0::2], logits[1::2]
-    return cond + weight[:, None] * (cond - uncond)
-
-
 _CHUNK = 2**17  # logits at a time on a CPU: larger temporaries leave its caches and are paged in anew each time
 _BLOCK = 256  # words that are added up before they are looked at one by one
 

@@ -16,12 +16,14 @@ from onpath import rng
 from onpath.processes.masking import Masking, flat_rows, position_bits, remask_limit, reveal_chance, uniform_draws
 from onpath.sampling.blocks import Blocks, Scope, block_scope, whole_scope
 from onpath.sampling.counts import AdaptiveCount, AncestralCount, Count, ScheduleCount
-from onpath.sampling.loop import Knobs, Sampler, State
+from onpath.sampling.guidance import encoded, guided
+from onpath.sampling.loop import Knobs, Sampler
 from onpath.sampling.moves import Moves, busy_rows, ended, masked_again, revealed, spread
 from onpath.sampling.orders import BLIND, Order, admitted, blind_scores, first, gumbel, sighted_scores
 from onpath.sampling.remasking import Loop, Proofread, RandomRemask, Remask
-from onpath.sampling.tokens import Categorical, Drawn, draw, guided
-from onpath.types import Batch, Denoiser
+from onpath.sampling.states import TokenState
+from onpath.sampling.tokens import Categorical, Drawn, draw
+from onpath.types import Batch, Denoiser, Noisy
 
 Times = tuple[Float[Tensor, "B"], Float[Tensor, "B"]]
 
@@ -77,7 +79,7 @@ class Unmasking(Sampler):
     def fixed_counts(self) -> bool:
         return isinstance(self.count, ScheduleCount)
 
-    def init(self, process: Masking, denoiser: Denoiser, batch: Batch, knobs: Knobs) -> State:
+    def init(self, process: Masking, denoiser: Denoiser, start: Noisy, batch: Batch, knobs: Knobs) -> TokenState:
         if knobs.reveal is not None and (not self.fixed_counts or self.remask is not None):
             decides = self.count if not self.fixed_counts else self.remask
             raise ValueError(
@@ -86,29 +88,22 @@ class Unmasking(Sampler):
             )
         if self.stop_at_end and self.end_id is None:
             raise ValueError("unmasking: stop_at_end is set, but there is no end token; set end_id, or leave it out")
-        prior = process.prior(batch)
-        cond = batch.conditions()
         is_guided = self.guidance != 0.0 or knobs.guidance is not None
-        if is_guided:
-            bare = process.unconditional(batch).conditions()
-            flags = torch.zeros(batch.size, dtype=torch.bool, device=batch.x.device)
-            both = {**cond, "drop": flags} if "drop" in bare else cond
-            cond = {name: torch.cat([both[name], bare[name]]) for name in both}
-        return State(
-            x=prior.x,
-            masked=prior.masked,
-            num_masked=prior.num_masked if self.fixed_counts else None,
-            revealed_at=torch.full_like(prior.x, -1),
-            confidence=torch.zeros(prior.x.shape, device=prior.x.device),
+        return TokenState(
+            x=start.x,
+            masked=start.masked,
+            num_masked=start.num_masked if self.fixed_counts else None,
+            revealed_at=torch.full_like(start.x, -1),
+            confidence=torch.zeros(start.x.shape, device=start.x.device),
             num_forwards=torch.zeros(batch.size, dtype=torch.int64),
             step=0,
             batch=batch,
-            memo=denoiser.encode(**cond),
+            memo=encoded(process, denoiser, batch, is_guided),
             num_branches=2 if is_guided else 1,
-            unsettled=None if self.remask is None or self.fixed_counts else prior.masked.any(1),
+            unsettled=None if self.remask is None or self.fixed_counts else start.masked.any(1),
         )
 
-    def repairable(self, process: Masking, state: State) -> State:
+    def repairable(self, process: Masking, state: TokenState) -> TokenState:
         if not isinstance(self.remask, Proofread) or self.blocks is not None or self.stop_at_end:
             raise ValueError(
                 f"repair: remask is {self.remask}, blocks {self.blocks}, stop_at_end {self.stop_at_end}; correcting a "
@@ -123,8 +118,14 @@ class Unmasking(Sampler):
         )
 
     def step(
-        self, process: Masking, denoiser: Denoiser, state: State, times: tuple[Any, Any], key: rng.Key, knobs: Knobs
-    ) -> State:
+        self,
+        process: Masking,
+        denoiser: Denoiser,
+        state: TokenState,
+        times: tuple[Any, Any],
+        key: rng.Key,
+        knobs: Knobs,
+    ) -> TokenState:
         t, s = (torch.as_tensor(time, dtype=torch.float64).expand(state.batch.size) for time in times)
         scope = self._scope(process, state, (t, s), knobs)
         moves = self._moves(state, scope, (t, s), key, knobs)
@@ -140,7 +141,7 @@ class Unmasking(Sampler):
             after = ended(after, self.end_id, None if self.stop_at_end else self.blocks)
         return replace(after, step=state.step + 1)
 
-    def _may_end(self, before: State, after: State, scope: Scope) -> bool:
+    def _may_end(self, before: TokenState, after: TokenState, scope: Scope) -> bool:
         """Whether an end token must be looked for, which waits for a GPU."""
         if self.stop_at_end or self.blocks is None or not self.blocks.stop_at_end:
             return self.stop_at_end
@@ -149,7 +150,7 @@ class Unmasking(Sampler):
         finishes = (after.num_masked <= scope.later) & (after.num_masked < before.num_masked)
         return bool(finishes.any())  # counts on the CPU
 
-    def _scope(self, process: Masking, state: State, times: Times, knobs: Knobs) -> Scope:
+    def _scope(self, process: Masking, state: TokenState, times: Times, knobs: Knobs) -> Scope:
         schedule, rule = process.schedule, self.remask
         ratios = [
             rule.mask_ratio(schedule, time) if isinstance(rule, RandomRemask) else schedule.mask_ratio(time)
@@ -161,7 +162,7 @@ class Unmasking(Sampler):
         by_progress = isinstance(self.count, AdaptiveCount) or knobs.reveal is not None
         return block_scope(self.blocks, state, whole, by_progress=by_progress)
 
-    def _moves(self, state: State, scope: Scope, times: Times, key: rng.Key, knobs: Knobs) -> Moves:
+    def _moves(self, state: TokenState, scope: Scope, times: Times, key: rng.Key, knobs: Knobs) -> Moves:
         """What the step will do, as far as it is known before the forward."""
         eligible = state.masked & scope.inside
         if isinstance(self.count, AncestralCount):
@@ -186,7 +187,9 @@ class Unmasking(Sampler):
         scores = blind_scores(self.order, state.batch, key).masked_fill(~eligible, -torch.inf)
         return Moves(eligible, scope.last, first(scores, number) & eligible, number, remask, num_remask)
 
-    def _coins(self, state: State, scope: Scope, eligible: Bool[Tensor, "B L"], times: Times, key: rng.Key) -> Moves:
+    def _coins(
+        self, state: TokenState, scope: Scope, eligible: Bool[Tensor, "B L"], times: Times, key: rng.Key
+    ) -> Moves:
         """One coin for each position, masked or revealed."""
         device = state.x.device
         before, after = scope.before.to(device), scope.after.to(device)
@@ -205,7 +208,7 @@ class Unmasking(Sampler):
         return Moves(eligible, scope.last, reveal, remask=remask)
 
     def _remask_number(
-        self, state: State, scope: Scope, times: Times, key: rng.Key
+        self, state: TokenState, scope: Scope, times: Times, key: rng.Key
     ) -> tuple[Bool[Tensor, "B L"] | None, Int64[Tensor, "B"] | None]:
         """The revealed positions to mask again, and their number on the CPU."""
         if not isinstance(self.remask, RandomRemask) or scope.left is None or state.num_masked is None:
@@ -221,8 +224,8 @@ class Unmasking(Sampler):
         return first(scores.masked_fill(~candidates, -torch.inf), number) & candidates, number
 
     def _forward(
-        self, process: Masking, denoiser: Denoiser, state: State, moves: Moves, key: rng.Key, knobs: Knobs
-    ) -> State:
+        self, process: Masking, denoiser: Denoiser, state: TokenState, moves: Moves, key: rng.Key, knobs: Knobs
+    ) -> TokenState:
         """The state after one forward of every row of it: tokens revealed, doubtful ones masked again."""
         wanted, number = moves.wanted()
         rows = flat_rows(wanted, None if number is None else int(number.sum()))
@@ -244,7 +247,13 @@ class Unmasking(Sampler):
         return masked_again(after, doubtful, None, process.mask_id)
 
     def _drawn(
-        self, process: Masking, denoiser: Denoiser, state: State, rows: Int64[Tensor, "N"], key: rng.Key, knobs: Knobs
+        self,
+        process: Masking,
+        denoiser: Denoiser,
+        state: TokenState,
+        rows: Int64[Tensor, "N"],
+        key: rng.Key,
+        knobs: Knobs,
     ) -> Drawn:
         """One forward of every row of the state, tokens drawn at `rows` inside it."""
         batch, device = state.batch, state.x.device
@@ -282,7 +291,7 @@ class Unmasking(Sampler):
     def _sighted_choice(
         self,
         process: Masking,
-        state: State,
+        state: TokenState,
         moves: Moves,
         seen: tuple[Bool[Tensor, "B L"], Int64[Tensor, "N"], Drawn],
         number: Int64[Tensor, "B"] | None,
@@ -306,7 +315,7 @@ class Unmasking(Sampler):
         return (chosen | moves.last.to(chosen.device)[:, None]) & moves.eligible
 
     def _noisy(
-        self, process: Masking, state: State, scores: Float[Tensor, "B L"], key: rng.Key
+        self, process: Masking, state: TokenState, scores: Float[Tensor, "B L"], key: rng.Key
     ) -> Float[Tensor, "B L"]:
         scores = scores if self.order == "entropy" else scores.clamp_min(1e-20).log()
         fraction = process.masked_fraction(state.batch, state.masked.sum(-1))[:, None]

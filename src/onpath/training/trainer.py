@@ -272,7 +272,7 @@ class Trainer:
     def step(self, state: TrainingState, job: Job, num_steps: int) -> Tensor:
         """One optimizer step on `state`, whose count of steps is the caller's to raise; returns the gradient norm."""
         key, processes = rng.Key(job.seed).fold("train").at(state.step), state.processes
-        nets = Nets(state.trained, cast(Denoiser, state.average))
+        nets = Nets(state.trained, cast(Denoiser, state.average), local=cast(Denoiser, state.model))
         # the denominator, and a number that is finite where all losses are
         totals = torch.zeros(2, dtype=torch.float64, device=job.device)
         for micro in range(self.accumulation):
