@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from onpath import rng
+from onpath.data.image_sets import Cifar10, FashionMNIST
 from onpath.data.images import Digits
 from onpath.data.source import ImageSource
 from onpath.evaluation.features import FeatureNetwork
@@ -45,8 +46,16 @@ class Plan:
     learning_rate: float = 4e-3
 
 
+def _given(path: Path | None) -> str:
+    if path is None:
+        raise SystemExit("--data: the folder of the official files is needed")
+    return str(path)
+
+
 PLANS = {
     "digits": Plan(lambda _: Digits(), dim=32, epochs=60, shift=1),
+    "fashion_mnist": Plan(lambda path: FashionMNIST(_given(path)), dim=48, epochs=5, shift=1, mirror=True),
+    "cifar10": Plan(lambda path: Cifar10(_given(path), flip=False), dim=48, epochs=8, shift=3, mirror=True),
 }
 
 

@@ -35,9 +35,12 @@ word, None where the word was not its choice."""
 class Trace:
     """How something was generated, step by step, and what became of it: one line of samples/traces.jsonl.
 
-    kind: "plan" is walked in a maze; "text" is read as it is. set, mode, task: what was generated, and how; those of
-    evaluation.json. length: positions. generations: one dict for each canvas that was filled: `after`, the actions
-    executed before it; `steps`, its denoising steps; `events`, see ``Event``, rising by step.
+    kind: "plan" is walked in a maze; "text" is read as it is; "image" is looked at. set, mode, task: what was
+    generated, and how; those of evaluation.json. length: positions. generations: one dict for each canvas that was
+    filled: `after`, the actions executed before it; `steps`, its denoising steps; `events`, see ``Event``, rising by
+    step.
+    Of images only. pictures: one dict each: `label`, what it shows, `png`, the file as base64, `width` and `height` in
+    pixels. With a length it is one sample, and its pictures show the states of so many denoising steps side by side.
     Of plans only. maze: lines of "#" walls and "." floor, from above. goal: [x, y]. actions: words. poses: [x, y,
     direction] before each action and after the last one, direction 0 to 3 for right, down, left, up. reached: whether
     the goal was. shortest: actions of a shortest plan. step: optimizer step of the weights.
@@ -48,7 +51,8 @@ class Trace:
     mode: str
     task: int
     length: int
-    generations: Sequence[Mapping[str, Any]]
+    generations: Sequence[Mapping[str, Any]] = ()
+    pictures: Sequence[Mapping[str, Any]] = ()
     maze: Sequence[str] = ()
     goal: Sequence[int] = ()
     actions: Sequence[str] = ()

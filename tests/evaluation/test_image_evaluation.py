@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -13,11 +16,13 @@ from torch import Tensor
 from onpath.data.images import Digits
 from onpath.data.source import ImageSource
 from onpath.data.trajectories import FourRoomsExpert
+from onpath.evaluation.image_samples import generation, requested
 from onpath.evaluation.images import ImageEvaluation
 from onpath.evaluation.settings import Row, Subject
 from onpath.processes.gaussian import Gaussian
+from onpath.records import Trace
 from onpath.sampling.grids import UniformGrid
-from onpath.sampling.solvers import DPMSolver, RungeKutta
+from onpath.sampling.solvers import DPMSolver, Euler, RungeKutta
 from onpath.schedules import LinearSchedule
 from onpath.types import Batch, ImageSpec
 
@@ -141,6 +146,13 @@ class Bare(ImageSource):
         return Batch(noise[ids % 60], ids)
 
 
+class Latents(Bare):
+    """Images that cannot be looked at."""
+
+    def pixels(self, x: Tensor) -> Tensor:
+        raise ValueError("latents")
+
+
 def test_data_without_a_feature_network_are_looked_up_only() -> None:
     rows = replace(SETTINGS, num_samples=0).measure(subject(Nothing(), Bare()))
     assert {row["metric"] for row in rows} == {"copied", "nearest_ratio"} and {row["n"] for row in rows} == {60}
@@ -162,3 +174,51 @@ def test_settings_that_cannot_be_measured_are_refused() -> None:
     for wrong in ({"sets": ()}, {"steps": ()}, {"steps": (0,)}, {"num_samples": 5}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="needed are"):
             ImageEvaluation(**wrong)
+
+
+def shown(trace: Trace) -> Tensor:
+    """The pictures of a trace from top to bottom, as the decoder of another package reads them."""
+    image = pytest.importorskip("PIL.Image")
+    files = [base64.b64decode(one["png"]) for one in trace.pictures]
+    return torch.cat([torch.from_numpy(np.array(image.open(BytesIO(data)))) for data in files])
+
+
+def test_the_report_shows_samples_that_were_measured() -> None:
+    one = subject(ByHeart())
+    settings = replace(SETTINGS, steps=(3, 5))
+    traces = settings.traces(one, 2)
+    grids = [trace for trace in traces if not trace.length]
+    assert [trace.mode for trace in grids] == ["held out", "samples@3", "samples@5"]
+    held = Digits(split="test").examples(torch.arange(500))
+    places = torch.cat([(held.cond["label"] == digit).nonzero()[:2, 0] for digit in range(10)])
+    for trace in grids:
+        assert [picture["label"] for picture in trace.pictures] == list("0123456789")
+    assert torch.equal(shown(grids[0])[:8, :8], Digits().pixels(held.x[places[:1]])[0, :, :, 0])
+    # the same id, condition and key as in an evaluation of all: the fourth row, second place
+    grid = UniformGrid(5)
+    *_, state = generation(replace(one, grid=grid), requested(held, torch.arange(500)))
+    assert torch.equal(shown(grids[2])[24:32, 10:18], Digits().pixels(state.x[places[7:8]].cpu())[0, :, :, 0])
+
+
+def test_strips_begin_with_noise_and_end_with_the_sample() -> None:
+    one = subject(ByHeart(), grid=UniformGrid(6))
+    strips = [trace for trace in replace(SETTINGS, steps=(6,)).traces(one, 3) if trace.length]
+    assert [(trace.mode, trace.task, trace.length) for trace in strips] == [("denoising@6", i, 6) for i in range(3)]
+    (grid,) = [trace for trace in replace(SETTINGS, steps=(6,)).traces(one, 1) if trace.mode == "samples@6"]
+    strip = shown(strips[0])
+    assert strip.shape == (18, 7 * 10 - 2)  # states above, what was expected behind them below
+    assert torch.equal(strip[:8, -8:], shown(grid)[:8, :8]) and torch.equal(strip[10:, -8:], strip[:8, -8:])
+    assert strip[10:, :8].float().std() < strip[:8, :8].float().std()  # noise above a mean image
+    euler = replace(SETTINGS, steps=(6,)).traces(replace(one, sampler=Euler()), 1)[-1]
+    assert shown(euler).shape == (8, 68)
+
+
+def test_pictures_without_classes_and_of_latents() -> None:
+    traces = replace(SETTINGS, num_samples=0).traces(subject(Nothing(), Bare()), 2)
+    assert [(trace.mode, len(trace.pictures)) for trace in traces] == [
+        ("held out", 1),
+        ("samples@5", 1),
+        ("denoising@20", 1),
+        ("denoising@20", 1),
+    ]
+    assert SETTINGS.traces(subject(Nothing(), Latents()), 2) == []

@@ -33,6 +33,9 @@ PINNED = {
     "digits": Pinned(
         (1, 8, 8), 10, 32, "9a6719d891055ab1c7d27fed35d987cda9a5b15b761391564a11261a2d9eeb86", accuracy=0.994
     ),
+    "fashion_mnist": Pinned(
+        (1, 28, 28), 10, 48, "d0917871f0092ed6288ee61064f65874b25e3fa375c80c3ae9e32c5d61b75c99", accuracy=0.9269
+    ),
 }
 """The networks of the package by name, each trained on the training split by ``benchmarks.features``."""
 

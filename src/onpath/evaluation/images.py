@@ -8,17 +8,17 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from onpath import rng
 from onpath.data.source import ImageSource
 from onpath.evaluation.distances import copies, frechet, kernel_distance, precision_recall
 from onpath.evaluation.features import Features, load_features
+from onpath.evaluation.image_samples import generation, pictures, requested
 from onpath.evaluation.settings import Evaluation, Row, Subject, row
 from onpath.evaluation.statistics import Z95, mean_interval, wilson
 from onpath.records import Trace
-from onpath.sampling.loop import last, walk
+from onpath.sampling.loop import last
 from onpath.types import Batch
 
 _MOST_SAMPLES = 10_000
@@ -81,7 +81,8 @@ class ImageEvaluation(Evaluation):
         return rows
 
     def traces(self, subject: Subject, num: int) -> list[Trace]:
-        return []
+        """Sheets of `num` samples of each class in every number of steps, and how `num` samples come about."""
+        return pictures(subject, self.sets[0], self.steps, num)
 
     def _measured(self, subject: Subject, name: str) -> list[Row]:
         held, training = _split(subject, name), _first(_split(subject, "train"))
@@ -98,7 +99,7 @@ class ImageEvaluation(Evaluation):
         """As many samples as held-out images, on their conditions, and rows through the network for each."""
         parts, num_forwards = [], 0
         for ids in torch.arange(held.size).split(self.batch_size):
-            state = last(walk(*_parts(subject), requested(held, ids).to(subject.device), _key(subject)))
+            state = last(generation(subject, requested(held, ids)))
             parts.append(state.x.cpu().float())
             num_forwards += int(state.num_forwards.sum())
         return replace(held, x=torch.cat(parts)), num_forwards / held.size
@@ -173,20 +174,6 @@ def _apart(real: Float[Tensor, "N D"], seen: Float[Tensor, "M D"]) -> dict[str, 
 
 def _share(count: int, n: int) -> tuple[float, tuple[float, float]]:
     return count / n, wilson(count, n)
-
-
-def requested(held: Batch, ids: Int64[Tensor, "B"]) -> Batch:
-    """What is asked of the sampler: the conditions of held-out images, and nothing of the images themselves."""
-    batch = held.rows(ids)
-    return Batch(torch.zeros_like(batch.x), ids, cond=batch.cond)
-
-
-def _parts(subject: Subject) -> tuple[Any, Any, Any, Any]:
-    return subject.denoiser, subject.process, subject.sampler, subject.grid
-
-
-def _key(subject: Subject) -> rng.Key:
-    return rng.Key(subject.seed).fold("evaluate").fold("samples")
 
 
 def _split(subject: Subject, name: str) -> ImageSource:
