@@ -42,6 +42,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "HuggingFaceTokenizer": {"name": "model"},
     "MaskedLM": {"name": "bert"},
     "CausalLM": {"name": "qwen", "lora": {"rank": 4, "targets": ["q_proj"]}},
+    "Diffusers": {"path": "flux", "lora": {"rank": 4, "targets": ["to_q", "to_out.0"]}},
     "RemoteLM": {"name": "llada", "trust": True, "lora": None},
     "MaskedCrossEntropy": {"low": {"kind": "linear", "start": 0.5, "end": 0.0, "steps": 10}, "high": 1.0},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 Images = Float[Tensor, "B C H W"]
 Times = Float[Tensor, "B"]
+_FOLDERS = ("", "unet", "transformer")  # of a network, below that of a pipeline
 STEPS = 1000  # a sigma of 1 in the units of diffusers, whatever a network was trained with
 
 
@@ -148,3 +150,15 @@ WIRINGS: Mapping[str, Wiring] = {
     "SD3Transformer2DModel": Plain((TEXT, POOLED)),
     "FluxTransformer2DModel": Packed((TEXT, POOLED), time_scale=1 / STEPS),
 }
+
+
+def network_folder(path: str) -> Path:
+    """Where config.json of the network is: in `path`, or in the part of a pipeline; ValueError where it is nowhere."""
+    root = Path(path).expanduser()
+    for part in _FOLDERS:
+        if (root / part / "config.json").is_file():
+            return root / part
+    raise ValueError(
+        f"path is {path!r}, and there is no config.json in it, nor in unet or transformer below it; give the folder of "
+        "a diffusers network or pipeline (hf download NAME --local-dir FOLDER)"
+    )

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int64
 from safetensors.torch import load_file
 from torch import Tensor
 
-from onpath.models.diffusers_networks import STEPS, WIRINGS, Condition, Images, Times, Wiring
+from onpath.models.diffusers_networks import STEPS, WIRINGS, Condition, Images, Times, Wiring, network_folder
 from onpath.models.lora import LoRA, merge
 from onpath.models.pretrained import extra
 from onpath.models.surgery import fingerprint
@@ -23,7 +23,6 @@ from onpath.schedules import BetasSchedule, Schedule, ShiftedSchedule, Tabulated
 from onpath.types import ImageSpec
 
 Weights = Literal["fp32", "bf16", "random"]
-_FOLDERS = ("", "unet", "transformer")  # of a network, below that of a pipeline
 
 
 @runtime_checkable
@@ -69,6 +68,7 @@ class Diffusers(nn.Module):
         self.wiring, config = _read(folder)
         _require_fit(self.wiring, config, spec, path)
         self.network = _load(folder, config["_class_name"], weights)
+        _freeze_tables(self.network)
         self.conditions = self.wiring.taken(config)
         self.null = _null(null, self.conditions, spec)
         self.base = torch.empty(0, dtype=torch.int64)
@@ -158,18 +158,6 @@ def model_time(process: NoiseProcess, t: Times) -> Times:
     return torch.where((step - whole).abs() < 2e-4, whole, step).to(torch.float32)
 
 
-def network_folder(path: str) -> Path:
-    """Where config.json of the network is: in `path`, or in the part of a pipeline; ValueError where it is nowhere."""
-    root = Path(path).expanduser()
-    for part in _FOLDERS:
-        if (root / part / "config.json").is_file():
-            return root / part
-    raise ValueError(
-        f"path is {path!r}, and there is no config.json in it, nor in unet or transformer below it; give the folder of "
-        "a diffusers network or pipeline (hf download NAME --local-dir FOLDER)"
-    )
-
-
 def _read(folder: Path) -> tuple[Wiring, dict[str, Any]]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     name = config.get("_class_name")
@@ -179,6 +167,17 @@ def _read(folder: Path) -> tuple[Wiring, dict[str, Any]]:
             "denoiser of your own around it (docs/extend.md)"
         )
     return WIRINGS[name], config
+
+
+def _freeze_tables(network: nn.Module) -> None:
+    """Makes saved buffers, such as a table of positions, frozen weights: no checkpoint holds them, no average copies."""
+    kept = network.state_dict().keys()
+    for name, buffer in list(network.named_buffers()):
+        if name in kept:
+            parent, _, attribute = name.rpartition(".")
+            module = network.get_submodule(parent)
+            delattr(module, attribute)
+            module.register_parameter(attribute, nn.Parameter(buffer, requires_grad=False))
 
 
 def _require_trained(weights: Weights, lora: LoRA | None) -> None:

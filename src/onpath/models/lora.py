@@ -15,7 +15,8 @@ from onpath.models.pretrained import extra
 class LoRA:
     """What is trained instead of a frozen matrix W: A (rank, D_in) and B (D_out, rank), W + alpha/rank·B·A.
 
-    targets: the linear layers, by the last part of their names (q_proj, v_proj, …); empty takes all but the head.
+    targets: the linear layers, by the last parts of their names (q_proj, v_proj, to_out.0, …); empty takes all, but
+      for the head of a language model.
     dropout: 0 only; peft would draw it from torch's global state, which no exact resume could repeat.
     Source: arXiv:2106.09685, Section 4.1.
     """
@@ -40,10 +41,10 @@ class LoRA:
         ValueError where a target names none of its linear layers.
         """
         linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-        chosen = [name for name in linear if not self.targets or name.rsplit(".", 1)[-1] in self.targets]
-        missing = set(self.targets) - {name.rsplit(".", 1)[-1] for name in chosen}
-        if missing or not chosen:
-            known = sorted({name.rsplit(".", 1)[-1] for name in linear}) or ["none"]
+        found = {name: [t for t in self.targets if f".{name}".endswith(f".{t}")] for name in linear}
+        chosen = [name for name in linear if found[name] or not self.targets]
+        if not chosen or set(self.targets) - {target for ends in found.values() for target in ends}:
+            known = sorted({_end(name) for name in linear}) or ["none"]
             raise ValueError(
                 f"lora: targets is {self.targets}, and the network has the linear layers {', '.join(known)}; choose "
                 "among these, or leave targets out for all of them"
@@ -55,6 +56,12 @@ class LoRA:
         for parameter in network.parameters():
             if parameter.requires_grad:  # peft makes them in the dtype of the base, where small steps would be lost
                 parameter.data = parameter.data.float()
+
+
+def _end(name: str) -> str:
+    """The last part of a name; of a list's member, the list's name too."""
+    head, _, last = name.rpartition(".")
+    return f"{head.rpartition('.')[2]}.{last}" if last.isdecimal() and head else last
 
 
 @torch.no_grad()
