@@ -12,6 +12,9 @@ import torch.nn as nn
 
 from onpath.data.hub_text import HubText
 from onpath.data.huggingface import HuggingFaceTokenizer
+from onpath.data.image_folder import ImageFolder
+from onpath.data.image_hub import HubImages
+from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
 from onpath.data.images import Digits
 from onpath.data.pairs import TextPairs
 from onpath.data.source import Source
@@ -233,6 +236,13 @@ SOURCES: dict[str, Source] = {
     "pairs, cut": TextPairs("pairs.jsonl", length=20, overflow="cut"),
     "digits": Digits(),
     "digits, unlabelled": Digits(labels=False),
+    "mnist, padded": MNIST("idx", pad=2, validation_examples=9),
+    "fashion mnist": FashionMNIST("idx", validation_examples=9),
+    "fashion mnist, small, unlabelled": FashionMNIST("idx", labels=False, size=14, validation_examples=9),
+    "cifar10": Cifar10("cifar", validation_examples=5),
+    "image folder": ImageFolder("folder", 6, flip=True, cache="cache"),
+    "image folder, grey, unlabelled": ImageFolder("folder", 4, channels=1, labels=False, cache="cache"),
+    "hub images": HubImages("pictures.parquet", 5, flip=True, cache="cache"),
 }
 
 # tokenizers by name; the files of the last ones are written by the tests that read them

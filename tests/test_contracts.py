@@ -15,10 +15,11 @@ import torch
 import torch.nn as nn
 
 import onpath
+import pictures
 import texts
 from networks import SPEC, close, examples, fresh, noisy, planner, plans
 from onpath.data.huggingface import HuggingFaceTokenizer
-from onpath.data.source import Source, TextSource
+from onpath.data.source import ImageSource, Source, TextSource
 from onpath.data.tokenizers import MASK_SIGN, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.data.trajectory_files import save
@@ -137,17 +138,25 @@ def test_components_are_final(component: Any) -> None:
 IDS = torch.tensor([7, 0, 3, 1000, 7])
 
 
+@pytest.fixture(scope="module")
+def picture_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    pictures.write_all(folder)
+    return folder
+
+
 @pytest.fixture(params=SOURCES)
-def source(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
-    """Each source of the table; those that read a file read one of 300 plans of the expert, or of some texts."""
+def source(request: pytest.FixtureRequest, tmp_path: Path, picture_files: Path) -> Any:
+    """Each source of the table; those that read files read 300 plans of the expert, some texts or some pictures."""
     made = SOURCES[request.param]
+    folder = picture_files if isinstance(made, ImageSource) else tmp_path
     if isinstance(made, TrajectoryFile):
         save(tmp_path / made.path, FourRoomsExpert().record(torch.arange(300)))
     elif isinstance(made, TextSource):
         texts.write_all(tmp_path)
     paths = {"path", "validation_path", "name", "cache"} & {field.name for field in dataclasses.fields(made)}
     given = {name: getattr(made, name) for name in paths if getattr(made, name)}
-    inside = {name: str(tmp_path / path) for name, path in given.items() if not path.startswith("onpath:")}
+    inside = {name: str(folder / path) for name, path in given.items() if not path.startswith("onpath:")}
     return dataclasses.replace(made, **inside)
 
 

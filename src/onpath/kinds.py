@@ -10,6 +10,8 @@ import torch.nn as nn
 
 from onpath.data.hub_text import HubText
 from onpath.data.huggingface import HuggingFaceTokenizer
+from onpath.data.image_folder import ImageFolder
+from onpath.data.image_hub import HubImages
 from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
 from onpath.data.images import Digits
 from onpath.data.pairs import TextPairs
@@ -89,6 +91,8 @@ FAMILIES: dict[type, dict[str, type]] = {
         "mnist": MNIST,
         "fashion_mnist": FashionMNIST,
         "cifar10": Cifar10,
+        "image_folder": ImageFolder,
+        "hub_images": HubImages,
     },
     Tokenizer: {"characters": Characters, "bytes": Bytes, "huggingface": HuggingFaceTokenizer},
     nn.Module: {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,24 @@ import numpy as np
 import pytest
 import torch
 
+import pictures
 from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST, averaged
+from pictures import TEST, TRAIN, idx
 
-TRAIN, TEST = 40, 12
-GENERATOR = np.random.default_rng(0)
-PIXELS = {n: GENERATOR.integers(0, 256, (n, 28, 28), dtype=np.uint8) for n in (TRAIN, TEST)}
-LABELS = {n: GENERATOR.integers(0, 10, n, dtype=np.uint8) for n in (TRAIN, TEST)}
-RECORDS = GENERATOR.integers(0, 256, (6, 7, 3073), dtype=np.uint8)
-RECORDS[:, :, 0] %= 10
-
-
-def idx(array: np.ndarray) -> bytes:
-    """The idx format: two zeros, the type 8, the number of dimensions, each as a big-endian word, the bytes."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+PIXELS = {n: pictures.levels(n, n, 28, 28) for n in (TRAIN, TEST)}
+LABELS = {n: pictures.levels(n + 1, n) % 10 for n in (TRAIN, TEST)}
+RECORDS = np.stack([pictures.cifar_records(number) for number in range(6)])
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The four idx files, one of them unpacked."""
-    for name, count in (("train", TRAIN), ("t10k", TEST)):
-        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(PIXELS[count])))
-        (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS[count])))
-    packed = tmp_path / "t10k-labels-idx1-ubyte.gz"
-    packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
-    packed.unlink()
+    pictures.write_idx(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def cifar(tmp_path: Path) -> Path:
-    inner = tmp_path / "cifar-10-batches-bin"
-    inner.mkdir()
-    for number in range(5):
-        (inner / f"data_batch_{number + 1}.bin").write_bytes(RECORDS[number].tobytes())
-    (inner / "test_batch.bin").write_bytes(RECORDS[5].tobytes())
+    pictures.write_cifar(tmp_path)
     return tmp_path
 
 
@@ -60,12 +43,12 @@ def test_the_official_split_and_its_pixels(folder: Path) -> None:
     np.testing.assert_array_equal(x[:, 0], PIXELS[TEST].astype(np.float32) / np.float32(127.5) - 1)
     assert labels == LABELS[TEST].tolist()
     x, labels = whole(source.at_split("validation"))
-    np.testing.assert_array_equal(x[:, 0], PIXELS[TRAIN][32:].astype(np.float32) / np.float32(127.5) - 1)
-    assert labels == LABELS[TRAIN][32:].tolist()
+    np.testing.assert_array_equal(x[:, 0], PIXELS[TRAIN][52:].astype(np.float32) / np.float32(127.5) - 1)
+    assert labels == LABELS[TRAIN][52:].tolist()
     x, labels = whole(source)
-    assert source.num_examples == 32 and sorted(labels) == sorted(LABELS[TRAIN][:32].tolist())
+    assert source.num_examples == 52 and sorted(labels) == sorted(LABELS[TRAIN][:52].tolist())
     seen = {((row + 1) * np.float32(127.5)).round().astype(np.uint8).tobytes() for row in x[:, 0]}
-    assert seen == {row.tobytes() for row in PIXELS[TRAIN][:32]}
+    assert seen == {row.tobytes() for row in PIXELS[TRAIN][:52]}
     shown = source.pixels(source.at_split("test").examples(torch.arange(TEST)).x)
     assert torch.equal(shown[..., 0], torch.from_numpy(PIXELS[TEST]))
 
@@ -185,7 +168,7 @@ def test_fields_are_checked_at_once(fields: dict[str, Any]) -> None:
 
 
 def test_too_many_or_no_images_to_validate_on(folder: Path) -> None:
-    assert "allowed are 0 to 39" in refusal(MNIST(str(folder)))
+    assert "allowed are 0 to 59" in refusal(MNIST(str(folder)))
     assert "no images to validate on" in refusal(MNIST(str(folder), validation_examples=0, split="validation"))
     assert MNIST(str(folder), validation_examples=0).num_examples == TRAIN
 

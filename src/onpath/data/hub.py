@@ -52,6 +52,11 @@ class HubPlace:
         found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in found)
 
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """Of a column of class numbers, where the dataset names them; else ()."""
+        features = _loaded(self, self.files).features or {}
+        return tuple(getattr(features.get(column), "names", None) or ())
+
     def made_from(self) -> dict[str, Any]:
         """What tells whether the rows have changed: files by size and time, a dataset of the hub by its fingerprint.
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from onpath import rng
@@ -94,6 +94,36 @@ def places(ids: Int64[Tensor, "B"], num_rows: int, split: str, key: rng.Key) -> 
 def mirrored(ids: Int64[Tensor, "B"], key: rng.Key) -> Tensor:
     """(B,) bool, True for half of the ids: those whose image is mirrored. An id names an epoch too."""
     return rng.bits(key.fold("flip"), ids) % 2 == 1
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Which of N images, each at a place in [0, 1) of its own, are held out: test the lowest, then validation."""
+
+    validation_share: float
+    test_share: float
+
+    def __post_init__(self) -> None:
+        for name, share in (("validation_share", self.validation_share), ("test_share", self.test_share)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is {share}; allowed is 0 up to, but not, 1")
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                f"validation_share is {self.validation_share} and test_share is {self.test_share}; together they must "
+                "stay below 1, so that something is left to train on; lower one of them"
+            )
+
+    def rows(self, place: Float[np.ndarray, "N"], split: str, where: str) -> Int64[np.ndarray, "R"]:
+        """The rows of a split; ValueError where it has none."""
+        cut = self.test_share + self.validation_share
+        low, high = {"test": (0.0, self.test_share), "validation": (self.test_share, cut), "train": (cut, 1.0)}[split]
+        rows = np.flatnonzero((place >= low) & (place < high))
+        if not len(rows):
+            raise ValueError(
+                f"{where}: none of its {len(place)} images falls into the {split} split at validation_share "
+                f"{self.validation_share} and test_share {self.test_share}; change these, or bring more images"
+            )
+        return rows
 
 
 @dataclass(frozen=True)
