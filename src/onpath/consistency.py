@@ -6,6 +6,7 @@ Everything here would otherwise be refused, or go wrong, in the middle of a trai
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from onpath.processes.masking import Masking
 from onpath.ramps import Ramp
 from onpath.sampling.solvers import ODESolver
 from onpath.sampling.unmasking import Unmasking
+from onpath.scheduled_sampling import ScheduledSampling
 from onpath.training.reporter import require_tensorboard
 from onpath.training.trainer import Trainer
 from onpath.types import DataSpec, ImageSpec, Spec
@@ -78,15 +80,40 @@ def require_fit(config: RunConfig, spec: DataSpec) -> None:
 
 
 def require_ramps(objective: Objective, num_steps: int) -> None:
-    """ValueError where a ramp of the objective is longer than the training."""
-    whole: Any = objective
-    for name in (f.name for f in fields(whole)) if is_dataclass(whole) else ():
-        ramp = getattr(whole, name)
-        if isinstance(ramp, Ramp) and max(ramp.bends) > num_steps:
+    """ValueError where a ramp of the objective, or of its scheduled sampling, is longer than the training."""
+    rule = getattr(objective, "scheduled_sampling", None)
+    if isinstance(rule, ScheduledSampling) and rule.start_step >= num_steps:
+        raise ValueError(
+            f"config: objective.scheduled_sampling.start_step is {rule.start_step}, but the training has {num_steps} "
+            f"steps, so nothing would be rolled out; allowed are 0 to {num_steps - 1}, or set training.steps above it"
+        )
+    for name, ramp in _ramps(objective, "objective"):
+        if max(ramp.bends) > num_steps:
             raise ValueError(
-                f"config: objective.{name} ends its ramp at step {max(ramp.bends)}, but the training has {num_steps} "
+                f"config: {name} ends its ramp at step {max(ramp.bends)}, but the training has {num_steps} "
                 f"steps, so it would never get there; shorten the ramp, or set training.steps={max(ramp.bends)} or more"
             )
+
+
+def _ramps(part: Any, path: str) -> Iterator[tuple[str, Ramp]]:
+    """The ramps of an objective and of its parts, by the path of their setting."""
+    if isinstance(part, Ramp):
+        yield path, part
+    elif isinstance(part, ScheduledSampling):
+        yield path, part.ramp
+    elif isinstance(part, Objective) and is_dataclass(part):
+        for name in (f.name for f in fields(part)):
+            yield from _ramps(getattr(part, name), f"{path}.{name}")
+
+
+def require_rollouts(objective: Objective, trainer: Trainer) -> None:
+    """ValueError where processes that hold shards would wait for each other's rollouts for ever."""
+    if trainer.parallel == "fsdp" and isinstance(getattr(objective, "scheduled_sampling", None), ScheduledSampling):
+        raise ValueError(
+            "config: training.parallel is fsdp, but objective.scheduled_sampling is set; the rollouts of a process take "
+            "as many forwards as its own rows need, and shards are gathered by all processes together; set "
+            "training.parallel=ddp, or leave objective.scheduled_sampling out"
+        )
 
 
 def require_guidance(config: RunConfig) -> None:

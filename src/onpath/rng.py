@@ -87,7 +87,7 @@ def uniform(key: Key, ids: Int64[Tensor, "B"], shape: tuple[int, ...] = ()) -> F
 
 
 def normal(key: Key, ids: Int64[Tensor, "B"], shape: tuple[int, ...] = ()) -> Float[Tensor, "B *shape"]:
-    """fp32 standard normals, shape (B, *shape), the same on CPU and GPU up to the last bits; none exceeds 6.7.
+    """fp32 standard normals, shape (B, *shape), the same on CPU and GPU up to the last bits; none exceeds 6.8.
 
     Source: Box and Muller 1958; a pair of words makes a pair of normals.
     """

@@ -15,6 +15,8 @@ Solver = Literal["unipc", "euler", "dpm", "rk4"]
 Strategy = Literal["uniform", "biased_early", "biased_late"]
 Mode = Literal["rollout", "inject"]
 Target = Literal["restoring", "original"]
+Weights = Literal["current", "average"]
+Shape = Literal["linear", "cosine"]
 _RAMP = ("prob_start", "prob_end", "ramp_shape")
 
 
@@ -75,7 +77,7 @@ class ScheduledSampling:
     prob_end: float = 0.5
     ramp_steps: int = 0
     start_step: int = 0
-    ramp_shape: Literal["linear", "cosine"] = "linear"
+    ramp_shape: Shape = "linear"
     sampler: Solver = "unipc"
     order: int = 2
     strategy: Strategy = "uniform"
@@ -84,7 +86,7 @@ class ScheduledSampling:
     fine_steps: int = 4
     target: Target = "restoring"
     s_min: float = 0.05
-    weights: Literal["current", "average"] = "current"
+    weights: Weights = "current"
     correction: float = 0.0
     reflexflow: ReflexFlow | None = None
 
@@ -141,6 +143,7 @@ class ScheduledSampling:
 
     def _check_choices(self) -> None:
         choices = {"sampler": Solver, "strategy": Strategy, "mode": Mode, "target": Target}
+        choices |= {"weights": Weights, "ramp_shape": Shape}
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(
@@ -181,6 +184,7 @@ class ScheduledSampling:
     def _check_effects(self) -> None:
         if self.sampler in ("euler", "rk4"):
             self._refuse({"order"}, f"{self.sampler} has a fixed order", "sampler dpm or unipc")
+        _ = self.solver  # which refuses an order that it does not have
         if self.mode == "inject":
             why = "mode inject re-aims at the image by itself and takes both kinds of weights"
             self._refuse({"target", "weights", "reflexflow"}, why, "mode rollout")

@@ -132,7 +132,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"], about: Float[Tensor, "B T"]) -> Float[Tensor, "B C H W"]:
         batch, channels, height, width = x.shape
-        heads = max(1, channels // 32)
+        heads = next(n for n in range(max(1, channels // 32), 0, -1) if channels % n == 0)
         qkv = self.read(self.norm(x)).view(batch, 3, heads, channels // heads, height * width).transpose(-1, -2)
         seen = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
         return x + self.write(seen.transpose(-1, -2).reshape(batch, channels, height, width))

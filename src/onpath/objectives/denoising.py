@@ -90,8 +90,8 @@ class _Step:
         output = self._forward(state, memo)
         weights = self.objective.weight.weights(process, state.t)
         error = output - process.target(batch.x, state.noise, state.t)
-        gain = process.over(process.gain(state.t), error)
-        in_image = (error.detach() * gain).square().flatten(1).mean(1).sum()
+        image = process.image_of(output.detach(), state.x, state.t)
+        in_image = (image - batch.x).square().flatten(1).mean(1).sum()
         metrics: _Metrics = {"image_error": (in_image, float(batch.size))}
         if self.drawn.joined is None:
             terms = error.square().flatten(1).mean(1)

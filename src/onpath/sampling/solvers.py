@@ -7,7 +7,6 @@ a = 0 or to s = 0 is of first order by itself.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
@@ -135,7 +134,13 @@ def exact(process: Gaussian, x: Images, image: Images, interval: Interval) -> Im
     x' = (s'/s)·x + (a' - a·s'/s)·image: the Euler step of flow matching, and DDIM, arXiv:2010.02502, Eq. 12 with
     sigma = 0.
     """
-    (a, s), (a2, s2) = (process.coefficients(time) for time in interval)
+    now, after = (process.coefficients(time) for time in interval)
+    return _between(process, x, image, (now, after))
+
+
+def _between(process: Gaussian, x: Images, image: Images, levels: tuple[Interval, Interval]) -> Images:
+    """`exact` for (a, s) at both ends."""
+    (a, s), (a2, s2) = levels
     ratio = s2 / s
     return process.over(ratio, x) * x + process.over(a2 - a * ratio, x) * image
 
@@ -257,8 +262,9 @@ def _unipc_weights(points: list[Float[Tensor, "B"]], h: Float[Tensor, "B"], usab
 class RungeKutta(ODESolver):
     """The classic method of order 4, four forwards a step.
 
-    On a flow dx/ds = noise - x0 is integrated over s, on vp dx/dphi = v over phi = atan2(s, a); both are smooth up to
-    both ends. A stage at an end is evaluated a ten-thousandth inside of it.
+    On a flow dx/ds = noise - x0 is integrated over s, on vp dx/dphi = v over phi = atan2(s, a). Near the data the slope
+    (x - x0)/s is stiff: a step takes the coordinate to a tenth at most, and the schedule's own first time bounds it;
+    what is left of the way is taken by the last estimate of x0.
     """
 
     @property
@@ -267,19 +273,16 @@ class RungeKutta(ODESolver):
 
     def advance(self, process: Gaussian, predict: _Predictor, state: ImageState, interval: Interval) -> ImageState:
         begin, end = (_angle(process, time) for time in interval)
-        h, x = process.over(end - begin, state.x), state.x
-
-        def slope(at: Float[Tensor, "B"], x: Images) -> Images:
-            return _slope(process, predict, at, x)
-
-        first = slope(begin, x)
-        second = slope((begin + end) / 2, x + h / 2 * first)
-        third = slope((begin + end) / 2, x + h / 2 * second)
-        fourth = slope(end, x + h * third)
-        return replace(state, x=x + h / 6 * (first + 2 * second + 2 * third + fourth))
-
-
-_MARGIN = 1e-4  # of the range of the angle
+        least = torch.maximum(0.1 * begin, _angle(process, torch.zeros_like(begin)))
+        inside = torch.minimum(torch.maximum(end, least), begin)
+        h, x = process.over(inside - begin, state.x), state.x
+        middle = (begin + inside) / 2
+        first, _ = _slope(process, predict, begin, x)
+        second, _ = _slope(process, predict, middle, x + h / 2 * first)
+        third, _ = _slope(process, predict, middle, x + h / 2 * second)
+        fourth, image = _slope(process, predict, inside, x + h * third)
+        x = x + h / 6 * (first + 2 * second + 2 * third + fourth)
+        return replace(state, x=_between(process, x, image, (_levels(process, inside), _levels(process, end))))
 
 
 def _angle(process: Gaussian, t: Times) -> Float[Tensor, "B"]:
@@ -288,17 +291,18 @@ def _angle(process: Gaussian, t: Times) -> Float[Tensor, "B"]:
     return s if process.path == "flow" else torch.atan2(s, a)
 
 
-def _slope(process: Gaussian, predict: _Predictor, angle: Float[Tensor, "B"], x: Images) -> Images:
-    """dx/ds = (x - x0)/s of a flow, dx/dphi = v = (a·x - x0)/s of vp, from the estimate of x0."""
-    is_flow = process.path == "flow"
-    top = 1.0 if is_flow else math.pi / 2
-    angle = angle.clamp_min(_MARGIN * top)
-    alpha = 1.0 - angle if is_flow else angle.cos() ** 2
+def _levels(process: Gaussian, angle: Float[Tensor, "B"]) -> Interval:
+    """(a, s) at this coordinate."""
+    return (1.0 - angle, angle) if process.path == "flow" else (angle.cos(), angle.sin())
+
+
+def _slope(process: Gaussian, predict: _Predictor, angle: Float[Tensor, "B"], x: Images) -> tuple[Images, Images]:
+    """dx/ds = (x - x0)/s of a flow, dx/dphi = v = (a·x - x0)/s of vp, and the estimate of x0 that it is made from."""
+    a, s = _levels(process, angle)
     ends = process.schedule.end_points()
-    t = process.schedule.t_of(alpha.clamp(ends[1], ends[0]))
-    a, s = process.coefficients(t)
-    scale = torch.ones_like(a) if is_flow else a
-    return (process.over(scale, x) * x - predict(x, t)) / process.over(s, x)
+    image = predict(x, process.schedule.t_of((a if process.path == "flow" else a * a).clamp(ends[1], ends[0])))
+    scale = torch.ones_like(a) if process.path == "flow" else a
+    return (process.over(scale, x) * x - image) / process.over(s, x), image
 
 
 def _check_order(name: str, order: int, most: int) -> None:
