@@ -229,6 +229,23 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command("import")
+def import_config(
+    file: Annotated[Path, typer.Argument(help="A config.json of SimpleTuner.", metavar="FILE")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The recipe; printed by default.")] = None,
+) -> None:
+    """Make a recipe of another trainer's config, and say what became of each setting."""
+    from onpath.imports.simpletuner import read
+
+    made = read(file)
+    if output is None:
+        sys.stdout.write(made.recipe())
+    else:
+        made.write(output)
+    told = terminal.errors if output is None else terminal.console
+    told.print(made.report(), markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's file.")] = None) -> None:
     """List the recipes that ship with the package, or print one."""

@@ -380,7 +380,7 @@ def test_from_a_network_to_a_network(networks: Path, tmp_path: Path, name: str) 
 
 
 def test_what_does_not_fit_is_said(networks: Path, tmp_path: Path, unchecked: None) -> None:
-    cases = (
+    cases: tuple[tuple[str, ImageSpec, dict[str, Any], str], ...] = (
         ("unet", ImageSpec((3, 8, 8), 3, {"label": ()}), {}, r"data are 3x8x8 .* takes 1 channels"),
         ("unet", ImageSpec((1, 7, 8), 3, {"label": ()}), {}, r"data are 7x8, .* multiples of 2"),
         ("unet", ImageSpec((1, 8, 8)), {}, r"needs the condition 'label', and the data have none"),
