@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,34 +23,55 @@ class Condition:
     """A condition of the data and what it is to a network.
 
     name: in the data. argument: of the network's forward. width: the setting of its config that says how wide an
-    embedding is, None for a class label.
+    embedding is. classes: of a label, the setting that says how many there are. spare: rows of its table beyond these.
+    is_optional: taken where the data have it.
     """
 
     name: str
     argument: str
     width: str | None = None
+    classes: str | None = None
+    spare: int = 0
+    is_optional: bool = False
+
+    def rows(self, config: Mapping[str, Any]) -> int:
+        """Rows in the table of a label, the last of which stands for none; 0 where there is no table."""
+        count = config.get(self.classes) if self.classes else None
+        return count + self.spare if count else 0
 
 
-TEXT = Condition("text", "encoder_hidden_states", "joint_attention_dim")
-POOLED = Condition("pooled", "pooled_projections", "pooled_projection_dim")
-LABEL = Condition("label", "class_labels")
+TEXT, TEXT_MASK = "encoder_hidden_states", Condition("text_mask", "encoder_attention_mask", is_optional=True)
+_JOINT = Condition("text", TEXT, "joint_attention_dim")
+_POOLED = Condition("pooled", "pooled_projections", "pooled_projection_dim")
+_CAPTION = Condition("text", TEXT, "caption_channels")
 
 
 @dataclass(frozen=True)
 class Wiring(ABC):
     """How the networks of one class are called.
 
-    conditions: what they may be given. time_scale: of the time, which is 0 to 1000 before. reverses: their time and
-    their output run the other way, from noise to data.
+    conditions: what they may be given. time_scale: of the time, which is 0 to 1000 before; a network whose config has a
+    timestep_scale is told the product. reverses: their time and their output run the other way, from noise to data.
     """
 
     conditions: tuple[Condition, ...] = ()
     time_scale: float = 1.0
     reverses: bool = False
 
-    def taken(self, config: Mapping[str, Any]) -> tuple[Condition, ...]:
-        """The conditions that a network with this config needs: all, but for a label that it has no embedding for."""
-        return tuple(c for c in self.conditions if c.width is not None or config.get("num_class_embeds"))
+    def taken(self, config: Mapping[str, Any], names: Collection[str]) -> tuple[Condition, ...]:
+        """The conditions that a network with this config needs, and optional ones that are among `names`, the data's.
+
+        A label is left out where the network has no table for it.
+        """
+        return tuple(
+            one
+            for one in self.conditions
+            if (one.name in names if one.is_optional else one.classes is None or one.rows(config))
+        )
+
+    def width(self, condition: Condition, config: Mapping[str, Any]) -> int | None:
+        """How wide an embedding must be, None for what is no embedding."""
+        return config[condition.width] if condition.width else None
 
     @abstractmethod
     def channels(self, config: Mapping[str, Any]) -> int:
@@ -66,22 +87,23 @@ class Wiring(ABC):
 
     def __call__(self, network: Any, x: Images, time: Times, cond: Mapping[str, Tensor]) -> Images:
         """`call` in the network's own units; time: 0 at data, 1000 at noise."""
-        time = time * self.time_scale
+        scale = self.time_scale * network.config.get("timestep_scale", 1.0)
         if not self.reverses:
-            return self.call(network, x, time, cond)
-        return -self.call(network, x, STEPS * self.time_scale - time, cond)
+            return self.call(network, x, scale * time, cond)
+        return -self.call(network, x, scale * (STEPS - time), cond)
 
 
 @dataclass(frozen=True)
 class Plain(Wiring):
     """Image in, image out, a time for each row.
 
-    image, time: names of the first arguments. fixed: arguments that are always the same. An output with more channels
-    than the input has a variance behind the prediction, which is cut off.
+    image: name of the first argument. fixed: arguments that are always the same. needs_mask: which of the text counts
+    must be said. An output with more channels than the input has a variance behind the prediction, which is cut off.
     """
 
     image: str = "hidden_states"
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    needs_mask: bool = False
 
     def channels(self, config: Mapping[str, Any]) -> int:
         return config["in_channels"]
@@ -93,7 +115,42 @@ class Plain(Wiring):
 
     def call(self, network: Any, x: Images, time: Times, cond: Mapping[str, Tensor]) -> Images:
         inputs = {self.image: x, "timestep": time, **cond, **self.fixed}
+        if self.needs_mask and TEXT_MASK.argument not in inputs:
+            inputs[TEXT_MASK.argument] = torch.ones(cond[TEXT].shape[:2], dtype=torch.bool, device=x.device)
         return network(**inputs, return_dict=False)[0][:, : x.shape[1]]
+
+
+@dataclass(frozen=True)
+class TextUNet(Wiring):
+    """A U-Net that attends to text; the larger kind (SDXL) has the pooled text and the size of the picture beside it.
+
+    scale: pixels that a latent stands for. The picture is told to be whole, and as large as it is.
+    """
+
+    scale: int = 8
+
+    def channels(self, config: Mapping[str, Any]) -> int:
+        return config["in_channels"]
+
+    def stride(self, config: Mapping[str, Any]) -> int:
+        return 2 ** (len(config["block_out_channels"]) - 1)
+
+    def taken(self, config: Mapping[str, Any], names: Collection[str]) -> tuple[Condition, ...]:
+        is_large = config.get("addition_embed_type") == "text_time"
+        return tuple(one for one in super().taken(config, names) if is_large or one.name != "pooled")
+
+    def width(self, condition: Condition, config: Mapping[str, Any]) -> int | None:
+        if condition.name != "pooled":
+            return super().width(condition, config)
+        return config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+
+    def call(self, network: Any, x: Images, time: Times, cond: Mapping[str, Tensor]) -> Images:
+        inputs: dict[str, Any] = {**cond}
+        if "text_embeds" in cond:
+            size = [self.scale * side for side in x.shape[-2:]]
+            sizes = torch.tensor([*size, 0, 0, *size], dtype=x.dtype, device=x.device).expand(len(x), 6)
+            inputs["added_cond_kwargs"] = {"text_embeds": inputs.pop("text_embeds"), "time_ids": sizes}
+        return network(sample=x, timestep=time, **inputs, return_dict=False)[0]
 
 
 @dataclass(frozen=True)
@@ -145,10 +202,21 @@ def unpack(tokens: Float[Tensor, "B N C4"], height: int, width: int) -> Images:
 
 
 WIRINGS: Mapping[str, Wiring] = {
-    "UNet2DModel": Plain((LABEL,), image="sample"),
-    "UNet2DConditionModel": Plain((Condition("text", "encoder_hidden_states", "cross_attention_dim"),), image="sample"),
-    "SD3Transformer2DModel": Plain((TEXT, POOLED)),
-    "FluxTransformer2DModel": Packed((TEXT, POOLED), time_scale=1 / STEPS),
+    "UNet2DModel": Plain((Condition("label", "class_labels", classes="num_class_embeds"),), image="sample"),
+    "UNet2DConditionModel": TextUNet(
+        (Condition("text", TEXT, "cross_attention_dim"), Condition("pooled", "text_embeds"), TEXT_MASK)
+    ),
+    "DiTTransformer2DModel": Plain((Condition("label", "class_labels", classes="num_embeds_ada_norm", spare=1),)),
+    "PixArtTransformer2DModel": Plain(
+        (_CAPTION, TEXT_MASK), fixed={"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+    ),
+    "SD3Transformer2DModel": Plain((_JOINT, _POOLED)),
+    "AuraFlowTransformer2DModel": Plain((_JOINT,), time_scale=1 / STEPS),
+    "SanaTransformer2DModel": Plain((_CAPTION, TEXT_MASK)),
+    "Lumina2Transformer2DModel": Plain(
+        (Condition("text", TEXT, "cap_feat_dim"), TEXT_MASK), time_scale=1 / STEPS, reverses=True, needs_mask=True
+    ),
+    "FluxTransformer2DModel": Packed((_JOINT, _POOLED), time_scale=1 / STEPS),
 }
 
 

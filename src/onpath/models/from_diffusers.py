@@ -39,9 +39,10 @@ class NoiseProcess(Protocol):
 class Diffusers(nn.Module):
     """A network of Hugging Face's diffusers, in the class that its config.json names.
 
-    Known are UNet2DModel (condition `label`), UNet2DConditionModel (`text` (B, T, D)), SD3Transformer2DModel and
-    FluxTransformer2DModel (`text` and `pooled` (B, P)). Time reaches it as it was trained: as the step of a table
-    where the path is `vp`, as 1000·sigma where it is `flow`.
+    Known are UNet2DModel and DiT (condition `label`), UNet2DConditionModel (`text` (B, T, D), and for SDXL `pooled`
+    (B, P)), SD3 and Flux (`text` and `pooled`), PixArt, AuraFlow, Sana and Lumina2 (`text`); where the data have a
+    `text_mask` (B, T) bool, True at text that counts, those with cross-attention get it. Time reaches a network as it
+    was trained: as the step of a table where the path is `vp`, as 1000·sigma where it is `flow`.
 
     spec: of the data, whose images are what it takes (latents, for most). process: of the run. path: a folder with
       config.json and weights, or a pipeline's with `unet` or `transformer` in it. lora: what to train in place of all
@@ -69,7 +70,7 @@ class Diffusers(nn.Module):
         _require_fit(self.wiring, config, spec, path)
         self.network = _load(folder, config["_class_name"], weights)
         _freeze_tables(self.network)
-        self.conditions = self.wiring.taken(config)
+        self.conditions = self.wiring.taken(config, spec.cond)
         self.null = _null(null, self.conditions, spec)
         self.base = torch.empty(0, dtype=torch.int64)
         if lora is not None:
@@ -104,19 +105,19 @@ class Diffusers(nn.Module):
     def _dropped(self, condition: Condition, value: Tensor, drop: Bool[Tensor, "B"] | None) -> Tensor:
         if drop is None:
             return value
-        if condition.width is None:
-            return torch.where(drop, self._null_label(), value)
+        if condition.classes is not None:
+            return torch.where(drop, self._null_label(condition), value)
         null = self.null[condition.name].to(value.dtype)
         return torch.where(drop.view(-1, *(1,) * null.dim()), null, value)
 
-    def _null_label(self) -> int:
-        rows = self.network.config.num_class_embeds
+    def _null_label(self, condition: Condition) -> int:
+        rows = condition.rows(self.network.config)
         if rows <= self.spec.num_classes:
             raise ValueError(
                 f"diffusers: {self.path} has {rows} class embeddings for {self.spec.num_classes} classes and none for "
                 "no class; set guidance and condition_dropout to 0"
             )
-        return self.spec.num_classes
+        return rows - 1
 
     def forward(self, x: Images, t: Times, memo: tuple[Tensor, ...] | None) -> Images:
         """What `process.prediction` says, at times t (B,) of the process; the memo may have fewer rows than x."""
@@ -170,7 +171,7 @@ def _read(folder: Path) -> tuple[Wiring, dict[str, Any]]:
 
 
 def _freeze_tables(network: nn.Module) -> None:
-    """Makes saved buffers, such as a table of positions, frozen weights: no checkpoint holds them, no average copies."""
+    """Makes saved buffers, such as a table of positions, frozen weights, which no checkpoint holds and no average has."""
     kept = network.state_dict().keys()
     for name, buffer in list(network.named_buffers()):
         if name in kept:
@@ -204,22 +205,22 @@ def _require_fit(wiring: Wiring, config: Mapping[str, Any], spec: ImageSpec, pat
         raise ValueError(
             f"diffusers: the data are {height}x{width}, and {path} needs multiples of {stride}; crop or pad the images"
         )
-    for condition in wiring.taken(config):
-        shape = spec.cond.get(condition.name)
+    for condition in wiring.taken(config, spec.cond):
+        shape, width = spec.cond.get(condition.name), wiring.width(condition, config)
         if shape is None:
             raise ValueError(
                 f"diffusers: {path} needs the condition {condition.name!r}, and the data have "
                 f"{', '.join(spec.cond) or 'none'}; cache its embeddings beside the latents (docs/diffusers.md)"
             )
-        if condition.width is not None and shape[-1] != config[condition.width]:
+        if width is not None and shape[-1] != width:
             raise ValueError(
-                f"diffusers: {condition.name!r} of the data is {_sizes(shape)} and {path} takes embeddings of "
-                f"{config[condition.width]}; make them with the text encoders that belong to it"
+                f"diffusers: {condition.name!r} of the data is {_sizes(shape)} and {path} takes embeddings of {width}; "
+                "make them with the text encoders that belong to it"
             )
-        if condition.width is None and spec.num_classes > config["num_class_embeds"]:
+        if condition.classes is not None and spec.num_classes > condition.rows(config):
             raise ValueError(
                 f"diffusers: the data have {spec.num_classes} classes and {path} has embeddings for "
-                f"{config['num_class_embeds']}; take a network with one for each, and one more for no class"
+                f"{condition.rows(config)}; take a network with one for each, and one more for no class"
             )
 
 
@@ -229,10 +230,11 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 def _null(given: str, conditions: tuple[Condition, ...], spec: ImageSpec) -> nn.ParameterDict:
     """The embeddings, one example of each, of no text."""
-    shapes = {c.name: spec.cond[c.name] for c in conditions if c.width is not None}
+    shapes = {c.name: spec.cond[c.name] for c in conditions if c.classes is None}
+    whole = {c.name: nn.Parameter(torch.ones(spec.cond[c.name]), False) for c in conditions if c.is_optional}
     if given in ("zeros", "learned"):
         zeros = {name: nn.Parameter(torch.zeros(shape), given == "learned") for name, shape in shapes.items()}
-        return nn.ParameterDict(zeros)
+        return nn.ParameterDict(zeros | whole)  # a mask over no text lets all of it be seen
     if Path(given).suffix != ".safetensors" or not Path(given).is_file():
         raise ValueError(
             f"diffusers: null is {given!r}; allowed are zeros, learned, or a .safetensors file that is there, with "
