@@ -7,6 +7,9 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from onpath.data.latents import save_latents
 
 TRAIN, TEST = 60, 12
 
@@ -69,8 +72,16 @@ def write_hub(folder: Path) -> None:
     Dataset.from_dict({"image": images, "label": [n % 2 for n in range(40)]}, features=features).to_parquet(folder)
 
 
+def write_latents(path: Path) -> None:
+    """Forty latents with a class and six vectors of text each."""
+    label = torch.from_numpy(levels(2, 40) % 4)
+    text = torch.from_numpy(levels(3, 40, 6, 8)).float()
+    save_latents(path, torch.from_numpy(levels(1, 40, 4, 3, 3)).half() / 50, label=label, text=text)
+
+
 def write_all(folder: Path) -> None:
     write_idx(folder / "idx")
     write_cifar(folder / "cifar")
     write_folder(folder / "folder")
     write_hub(folder / "pictures.parquet")
+    write_latents(folder / "latents.safetensors")

@@ -16,6 +16,7 @@ from onpath.data.image_folder import ImageFolder
 from onpath.data.image_hub import HubImages
 from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
 from onpath.data.images import Digits
+from onpath.data.latents import Latents
 from onpath.data.pairs import TextPairs
 from onpath.data.source import Source
 from onpath.data.text import TextFile
@@ -243,6 +244,7 @@ SOURCES: dict[str, Source] = {
     "image folder": ImageFolder("folder", 6, flip=True, cache="cache"),
     "image folder, grey, unlabelled": ImageFolder("folder", 4, channels=1, labels=False, cache="cache"),
     "hub images": HubImages("pictures.parquet", 5, flip=True, cache="cache"),
+    "latents": Latents("latents.safetensors", scale=0.2),
 }
 
 # tokenizers by name; the files of the last ones are written by the tests that read them

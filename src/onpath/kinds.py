@@ -14,6 +14,7 @@ from onpath.data.image_folder import ImageFolder
 from onpath.data.image_hub import HubImages
 from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
 from onpath.data.images import Digits
+from onpath.data.latents import Latents
 from onpath.data.pairs import TextPairs
 from onpath.data.source import ImageSource, Source, TextSource
 from onpath.data.text import TextFile
@@ -93,6 +94,7 @@ FAMILIES: dict[type, dict[str, type]] = {
         "cifar10": Cifar10,
         "image_folder": ImageFolder,
         "hub_images": HubImages,
+        "latents": Latents,
     },
     Tokenizer: {"characters": Characters, "bytes": Bytes, "huggingface": HuggingFaceTokenizer},
     nn.Module: {

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
-from onpath import rng
 from onpath.data.cache import cache_folder
 from onpath.data.hub import HubPlace
 from onpath.data.image_decoding import Decoded, Framing, Labelled, Squares, decoded, pil, squares
-from onpath.data.images import Pictures, Shares, StoredImages
+from onpath.data.images import Pictures, Shares, StoredImages, hashed_places
 from onpath.types import ImageSpec
 
 
@@ -106,7 +104,7 @@ class HubImages(StoredImages):
         stock = self._stock(own or self.train_split)
         rows = np.arange(len(stock.pixels))
         if not own:
-            rows = self._shares.rows(_places(len(rows)), self.split, self.name)
+            rows = self._shares.rows(hashed_places(len(rows)), self.split, self.name)
         return Pictures(stock.pixels, self._labels(stock, own or self.train_split) if self.label else None, rows)
 
     def _labels(self, stock: Squares, split: str) -> Int64[np.ndarray, "N"]:
@@ -120,11 +118,6 @@ class HubImages(StoredImages):
                 f"{', '.join(self.classes)}; name all of them in class_names"
             )
         return np.array([numbers.get(name, -1) for name in stock.class_names], dtype=np.int64)[stock.labels]
-
-
-def _places(num_rows: int) -> np.ndarray:
-    """A number in [0, 1) for each row, which its number decides."""
-    return rng.uniform(rng.Key(purpose="images/split"), torch.arange(num_rows)).double().numpy()
 
 
 @dataclass(frozen=True)

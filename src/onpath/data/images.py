@@ -91,6 +91,11 @@ def places(ids: Int64[Tensor, "B"], num_rows: int, split: str, key: rng.Key) -> 
     return shuffled(ids, num_rows, key) if split == "train" else ids % num_rows
 
 
+def hashed_places(num_rows: int) -> Float[np.ndarray, "N"]:
+    """A number in [0, 1) for each row, which its number decides, for ``Shares``."""
+    return rng.uniform(rng.Key(purpose="images/split"), torch.arange(num_rows)).double().numpy()
+
+
 def mirrored(ids: Int64[Tensor, "B"], key: rng.Key) -> Tensor:
     """(B,) bool, True for half of the ids: those whose image is mirrored. An id names an epoch too."""
     return rng.bits(key.fold("flip"), ids) % 2 == 1
