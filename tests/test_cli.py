@@ -109,7 +109,7 @@ def test_a_dry_run_writes_nothing(onpath: Any, tmp_path: Path) -> None:
 
 
 MISTAKES = [
-    (["train", "fourroms-demo"], "'fourroms-demo' is not known; allowed are fourrooms"),
+    (["train", "fourroms-demo"], "'fourroms-demo' is not known; allowed are"),
     (["train", "fourroms-demo"], "did you mean fourrooms-demo?"),
     (["train", "nothing.yaml"], "nothing.yaml cannot be read"),
     (["train", "fourrooms-demo", "training.stesp=3"], "training.stesp: 'stesp' is not known"),

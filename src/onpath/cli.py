@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from onpath.config import RunConfig
     from onpath.records import RunFolder
     from onpath.reports.live import Live
-    from onpath.runs import Run
     from onpath.training.distributed import Processes
 
 app = typer.Typer(
@@ -154,12 +153,13 @@ def report(
 @app.command()
 @taking(SampleOptions)
 def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: SampleOptions) -> None:
-    """Generate from a trained run: text behind or within a prompt, or plans on conditions of its validation split.
+    """Generate from a trained run: text behind or within a prompt, images, or plans on validation conditions.
 
     On a terminal text is shown as it unmasks.
     """
     from onpath.runs import load
     from onpath.sampling.loop import last
+    from onpath.sampling.states import ImageState
 
     for text in overrides or []:
         if not text.startswith(("sampler.", "sampler=", "grid.", "grid=")):
@@ -167,10 +167,18 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
         if options.steps is not None and text.startswith("grid"):
             raise ValueError(f"sample: --steps takes an even grid in place of {text!r}; leave one of them out")
     loaded = load(run, device=options.device, overrides=overrides or [])
-    states = _generating(loaded, options)
+    states = options.states(loaded)
     if loaded.codec and options.animation and terminal.console.is_terminal and not options.as_json:
         states = terminal.watched(states, loaded.codec)
     state = last(states)
+    if isinstance(state, ImageState):
+        path = loaded.folder.write_picture(f"seed-{options.seed}", loaded.sheet(state))
+        told = {"picture": str(path), "forwards": state.num_forwards.tolist()}
+        if options.as_json:
+            sys.stdout.write(json.dumps(told) + "\n")
+        else:
+            terminal.console.print(f"wrote {escape(str(path))}", soft_wrap=True, highlight=False)
+        return
     samples = loaded.written(state, options.prompt or [])
     loaded.folder.append_samples(options.seed, samples)
     if options.as_json:
@@ -180,22 +188,6 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
     else:
         for index, row in enumerate(samples):
             terminal.console.print(f"[dim]{index}[/dim] {row['text']}", highlight=False)
-
-
-def _generating(run: Run, options: SampleOptions) -> Iterator[Any]:
-    import torch
-
-    from onpath.sampling.grids import EvenGrid
-    from onpath.sampling.loop import Knobs
-
-    prompts, num = options.prompt or [], options.num or (1 if options.prompt else 4)
-    batch, grid, knobs = None, None if options.steps is None else EvenGrid(options.steps), None
-    if run.codec or prompts or options.length or options.new:
-        batch = run.request(prompts, num, length=options.length, num_new_tokens=options.new)
-    if options.temperature is not None:
-        size = num * max(1, len(prompts))
-        knobs = Knobs(temperature=torch.full((size,), options.temperature, device=run.parts.device))
-    return run.watch(batch, num_samples=num, seed=options.seed, grid=grid, knobs=knobs)
 
 
 @app.command()

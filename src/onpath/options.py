@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+if TYPE_CHECKING:
+    from onpath.runs import Run
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.", metavar="RECIPE|FILE")]
@@ -38,9 +41,14 @@ class SampleOptions:
         list[str] | None,
         typer.Option(help="A text to go on with; [MASK:8] in it is filled with 8 tokens. May be given several times."),
     ] = None
-    num: Annotated[int | None, typer.Option(help="How many; of each prompt, 1 by default, else 4.", min=1)] = None
+    num: Annotated[
+        int | None, typer.Option(help="How many; of each prompt, 1 by default, else 4, of images 16.", min=1)
+    ] = None
     seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0
-    steps: Annotated[int | None, typer.Option(help="Steps of an even grid in place of the run's grid.", min=1)] = None
+    steps: Annotated[
+        int | None, typer.Option(help="Steps in place of those of the run's grid; of tokens, on an even grid.", min=1)
+    ] = None
+    label: Annotated[int | None, typer.Option(help="Class of the images; each in turn by default.", min=0)] = None
     length: Annotated[int | None, typer.Option(help="Tokens of a text, its prompt among them.", min=1)] = None
     new: Annotated[int | None, typer.Option(help="Tokens behind each prompt, in place of --length.", min=1)] = None
     temperature: Annotated[
@@ -49,6 +57,33 @@ class SampleOptions:
     device: DeviceOption = None
     animation: Annotated[bool, typer.Option(help="Show on a terminal how texts unmask.")] = True
     as_json: JsonOption = False
+
+    def states(self, run: Run) -> Iterator[Any]:
+        """The states of generating what is asked for; ValueError for an option that a run of its kind does not have."""
+        import torch
+
+        from onpath.sampling.grids import EvenGrid
+        from onpath.sampling.loop import Knobs
+        from onpath.types import ImageSpec
+
+        prompts, num = self.prompt or [], self.num or (1 if self.prompt else 4)
+        if isinstance(run.parts.spec, ImageSpec):
+            self._refuse(("prompt", "length", "new", "temperature"), "is of tokens, and this run makes images")
+            grid = None if self.steps is None else run.parts.grid.with_steps(self.steps)
+            return run.watch(run.images(self.num or 16, self.label), seed=self.seed, grid=grid)
+        self._refuse(("label",), "is of images, and this run makes none")
+        batch, grid, knobs = None, None if self.steps is None else EvenGrid(self.steps), None
+        if run.codec or prompts or self.length or self.new:
+            batch = run.request(prompts, num, length=self.length, num_new_tokens=self.new)
+        if self.temperature is not None:
+            size = num * max(1, len(prompts))
+            knobs = Knobs(temperature=torch.full((size,), self.temperature, device=run.parts.device))
+        return run.watch(batch, num_samples=num, seed=self.seed, grid=grid, knobs=knobs)
+
+    def _refuse(self, names: tuple[str, ...], why: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ValueError(f"sample: --{name} {why}; leave it out")
 
 
 def taking(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

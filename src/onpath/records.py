@@ -176,6 +176,13 @@ class RunFolder:
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
         write_atomically(self.path / "metrics.jsonl", "".join(kept))
 
+    def write_picture(self, name: str, data: bytes) -> Path:
+        """Writes a PNG as samples/NAME.png, over what is there."""
+        path = self.path / "samples" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return path
+
     def append_samples(self, seed: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """Adds what was generated to samples/samples.jsonl, one object a sample."""
         path = self.path / "samples" / "samples.jsonl"

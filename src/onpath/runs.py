@@ -16,9 +16,11 @@ from onpath.build import Parts, build
 from onpath.config import RunConfig
 from onpath.data.pairs import TextPairs
 from onpath.data.prompts import Canvas, request
-from onpath.data.source import ActionSource, TextSource
+from onpath.data.source import ActionSource, ImageSource, TextSource
 from onpath.data.tokenizers import Tokenizer
 from onpath.evaluation.check import Check, check_all
+from onpath.evaluation.drift import Drift
+from onpath.evaluation.pictures import png, sheet
 from onpath.evaluation.plans import planner
 from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.evaluation.proofreading import corrected
@@ -27,10 +29,10 @@ from onpath.evaluation.settings import Evaluation, Row, Subject
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, last, walk
-from onpath.sampling.states import TokenState
+from onpath.sampling.states import ImageState, TokenState
 from onpath.schedules import Schedule
 from onpath.training import checkpoint
-from onpath.types import Batch, Denoiser, Exportable, Spec, spec_of
+from onpath.types import Batch, Denoiser, Exportable, ImageSpec, Spec, spec_of
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,29 @@ class Run:
         batch = Batch.of_tokens(x, torch.arange(len(rows)), padding=padding).to(self.parts.device)
         return corrected(self.subject, batch, rng.Key(seed), threshold, passes)
 
+    def images(self, num_samples: int = 16, label: int | None = None) -> Batch:
+        """A request for images: of the class `label`, or of each class in turn where the data have any.
+
+        ValueError for a run on something else, or a class that there is not.
+        """
+        source, spec = self.parts.source, self.parts.spec
+        if not isinstance(source, ImageSource) or not isinstance(spec, ImageSpec):
+            raise ValueError(f"sample: {self.folder.path} was trained on {type(source).__name__}, which has no images")
+        if set(spec.cond) - {"label"} or not spec.num_classes:
+            if label is not None:
+                raise ValueError(f"sample: label is {label}, but the data of this run have no classes; leave it out")
+            shown = source.at_split("validation").examples(torch.arange(num_samples))
+            return replace(shown, x=torch.zeros_like(shown.x))
+        if label is not None and not 0 <= label < spec.num_classes:
+            raise ValueError(f"sample: label is {label}; allowed are 0 to {spec.num_classes - 1}")
+        labels = torch.arange(num_samples) % spec.num_classes if label is None else torch.full((num_samples,), label)
+        return Batch(torch.zeros(num_samples, *spec.shape), torch.arange(num_samples), cond={"label": labels})
+
     def _conditions(self, num_samples: int) -> Batch:
         """Those of the first validation examples, without their padding, which tells how long the answer is."""
         source = self.parts.source.at_split("validation")
+        if isinstance(source, ImageSource):
+            return self.images(num_samples)
         shown = source.examples(torch.arange(num_samples), self.parts.device)
         return Batch.of_tokens(shown.x, shown.ids, given=shown.given, cond=shown.cond)
 
@@ -188,6 +210,18 @@ class Run:
         given = [] if batch.given is None else batch.x[row][batch.given[row]].tolist()
         return told | {"prompt": prompts[row * len(prompts) // batch.size] if prompts else self.words(given)}
 
+    def sheet(self, state: ImageState) -> bytes:
+        """The images of a state as one PNG, ten to a row, small ones enlarged; ValueError for latents."""
+        source = self.parts.source
+        assert isinstance(source, ImageSource)
+        pixels = source.pixels(state.x)
+        factor = max(1, 64 // pixels.shape[1])
+        pixels = pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        columns = min(10, len(pixels))
+        short = -len(pixels) % columns
+        whole = torch.cat([pixels, pixels.new_full((short, *pixels.shape[1:]), 128)])
+        return png(sheet(whole.unflatten(0, (-1, columns))))
+
     @property
     def subject(self) -> Subject:
         """The run as an evaluation takes it."""
@@ -204,10 +238,25 @@ class Run:
     def evaluate(self, settings: Evaluation | None = None, label: str = "") -> list[Row]:
         """Result rows {set, mode, metric, value, ci95, n, step}, by the run's settings or other ones.
 
-        label: added to the name of every mode, to tell results of another sampler apart. ValueError for a run of
-        which this cannot be measured.
+        label: added to the name of every mode, to tell results of another sampler apart. Drift is measured beside it as
+        the settings say, unless evaluation.json holds it already of more examples. ValueError for a run of which this
+        cannot be measured.
         """
-        rows = (settings or self.parts.evaluation).measure(self.subject)
+        settings = settings or self.parts.evaluation
+        rows = self._labelled(settings.measure(self.subject), label)
+        beside = settings.drift
+        if beside is None or not isinstance(self.parts.process, Gaussian | Masking):
+            return rows
+        return rows + self._beyond_held(self._labelled(beside.measure(self.subject), label))
+
+    def drift(self, settings: Drift | None = None, label: str = "") -> list[Row]:
+        """How far own states have drifted from those of training: rows {…, t, offset}, see ``Drift.measure``.
+
+        >>> # run.folder.write_evaluation(run.drift(Drift(num_examples=64)))
+        """
+        return self._labelled((settings or Drift()).measure(self.subject), label)
+
+    def _labelled(self, rows: list[Row], label: str) -> list[Row]:
         return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": self.step} for row in rows]
 
     def traces(self, num: int = 8, label: str = "") -> list[Trace]:
