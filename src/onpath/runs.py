@@ -19,6 +19,7 @@ from onpath.data.prompts import Canvas, request
 from onpath.data.source import ActionSource, ImageSource, TextSource
 from onpath.data.tokenizers import Tokenizer
 from onpath.evaluation.check import Check, check_all
+from onpath.evaluation.check_images import check_images
 from onpath.evaluation.drift import Drift
 from onpath.evaluation.pictures import png, sheet
 from onpath.evaluation.plans import planner
@@ -26,6 +27,8 @@ from onpath.evaluation.policy import Actor, PlanPolicy
 from onpath.evaluation.proofreading import corrected
 from onpath.evaluation.schedule_table import ScheduleRow, schedule_table
 from onpath.evaluation.settings import Evaluation, Row, Subject
+from onpath.processes.gaussian import Gaussian
+from onpath.processes.masking import Masking
 from onpath.records import RunFolder, Trace
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, last, walk
@@ -238,16 +241,15 @@ class Run:
     def evaluate(self, settings: Evaluation | None = None, label: str = "") -> list[Row]:
         """Result rows {set, mode, metric, value, ci95, n, step}, by the run's settings or other ones.
 
-        label: added to the name of every mode, to tell results of another sampler apart. Drift is measured beside it as
-        the settings say, unless evaluation.json holds it already of more examples. ValueError for a run of which this
-        cannot be measured.
+        label: added to the name of every mode, to tell results of another sampler apart. Drift is measured beside it,
+        as the settings say, unless evaluation.json holds it of more examples. ValueError for a run of which this cannot
+        be measured.
         """
         settings = settings or self.parts.evaluation
         rows = self._labelled(settings.measure(self.subject), label)
-        beside = settings.drift
-        if beside is None or not isinstance(self.parts.process, Gaussian | Masking):
+        if settings.drift is None or not isinstance(self.parts.process, Gaussian | Masking):
             return rows
-        return rows + self._beyond_held(self._labelled(beside.measure(self.subject), label))
+        return rows + self._unless_held(self._labelled(settings.drift.measure(self.subject), label), label)
 
     def drift(self, settings: Drift | None = None, label: str = "") -> list[Row]:
         """How far own states have drifted from those of training: rows {…, t, offset}, see ``Drift.measure``.
@@ -258,6 +260,13 @@ class Run:
 
     def _labelled(self, rows: list[Row], label: str) -> list[Row]:
         return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": self.step} for row in rows]
+
+    def _unless_held(self, rows: list[Row], label: str) -> list[Row]:
+        """Rows of drift, none of them where the folder has those of the same weights and of more examples."""
+        size = max((row["n"] for row in rows), default=0)
+        held = [row for row in self.folder.evaluation() if "offset" in row and row.get("step") == self.step]
+        held = [row for row in held if row["mode"].split(" ")[3:] == label.split()]
+        return [] if any(row["n"] > size for row in held) else rows
 
     def traces(self, num: int = 8, label: str = "") -> list[Trace]:
         """How the first `num` generations of an evaluation come about, step by step; `label` as for ``evaluate``."""
@@ -311,7 +320,8 @@ def check(config: RunConfig, run: Run | None = None) -> tuple[tuple[Check, ...],
         torch.set_num_threads(parts.trainer.threads)
     parts.calibrate()
     parts.model.to(parts.device)
-    checks = check_all(
+    every = check_images if isinstance(parts.process, Gaussian) else check_all
+    checks = every(
         parts.model,
         parts.objective,
         parts.source,

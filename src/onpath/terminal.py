@@ -178,7 +178,7 @@ def show_checks(results: Sequence[Check]) -> None:
 
 
 def show_schedule(schedule: Sequence[ScheduleRow]) -> None:
-    table = Table("t", "alpha", "mask share", title="schedule")
+    table = Table("t", "alpha", "1 - alpha", title="schedule")
     for row in schedule:
         table.add_row(f"{row.t:.3f}", f"{row.alpha:.4f}", f"{row.mask_share:.4f}")
     console.print(table)
