@@ -17,7 +17,7 @@ from onpath.data.images import Digits
 from onpath.data.source import ImageSource
 from onpath.data.trajectories import FourRoomsExpert
 from onpath.evaluation.image_samples import generation, requested
-from onpath.evaluation.images import ImageEvaluation
+from onpath.evaluation.images import ImageEvaluation, alike
 from onpath.evaluation.settings import Row, Subject
 from onpath.processes.gaussian import Gaussian
 from onpath.records import Trace
@@ -77,7 +77,7 @@ def by_heart() -> list[Row]:
 
 def test_a_model_that_knows_its_data_by_heart_is_caught(by_heart: list[Row]) -> None:
     """Its images are as good as training images are, and all of them copies."""
-    made, floor, held = (figures(by_heart, mode) for mode in ("samples@5", "train", "held out"))
+    made, floor, held = (figures(by_heart, mode) for mode in ("samples@5", "train", "held-out"))
     assert made["class_agreement"] >= 0.99 and made["frechet"] < 2 * floor["frechet"]
     assert made["copied"] == 1.0 and made["nearest_ratio"] < 0.05
     assert held["copied"] < 0.25 and held["nearest_ratio"] > 0.5 and held["class_agreement"] >= 0.97
@@ -90,8 +90,21 @@ def test_a_model_that_knows_nothing_is_far_off(by_heart: list[Row]) -> None:
     assert made["class_agreement"] < 0.3 and made["recall"] == 0.0 and made["copied"] == 0.0
 
 
+def test_the_floor_is_of_training_images_of_the_same_classes() -> None:
+    held = Digits(split="test").examples(torch.arange(300))
+    index = alike(TRAINING, held)
+    assert torch.equal(TRAINING.cond["label"][index], held.cond["label"]) and len(index.unique()) == 300
+    few = TRAINING.rows(torch.arange(60))
+    again = alike(few, held)
+    assert torch.equal(few.cond["label"][again], held.cond["label"]) and len(again.unique()) == 60
+    without = Batch(held.x, held.ids)
+    assert torch.equal(alike(TRAINING, without), torch.arange(300))
+    one_class = TRAINING.rows((TRAINING.cond["label"] == 3).nonzero()[:, 0])
+    assert torch.equal(alike(one_class, held), torch.arange(one_class.size))
+
+
 def test_every_row_says_how_it_came_about(by_heart: list[Row]) -> None:
-    assert {row["mode"] for row in by_heart} == {"held out", "train", "samples@5"}
+    assert {row["mode"] for row in by_heart} == {"held-out", "train", "samples@5"}
     for row in by_heart:
         assert row["set"] == row["reference"] == "test" and row["n"] == 100
         looked_up = row["metric"] in ("copied", "nearest_ratio")
@@ -99,7 +112,7 @@ def test_every_row_says_how_it_came_about(by_heart: list[Row]) -> None:
         assert ("checksum" in row) == (not looked_up)
         assert row.get("nfe") == (5 if row["mode"] == "samples@5" else None)
     assert set(figures(by_heart, "train")) == {"frechet", "kernel", "precision", "recall", "class_agreement"}
-    assert set(figures(by_heart, "held out")) == {"class_agreement", "copied", "nearest_ratio"}
+    assert set(figures(by_heart, "held-out")) == {"class_agreement", "copied", "nearest_ratio"}
 
 
 def test_forwards_are_counted_with_guidance_and_inner_steps() -> None:
@@ -116,7 +129,7 @@ def test_figures_do_not_depend_on_the_batches(by_heart: list[Row]) -> None:
 
 def test_the_seed_changes_the_samples_and_nothing_else(by_heart: list[Row]) -> None:
     rows = SETTINGS.measure(subject(ByHeart(), seed=5))
-    assert figures(rows, "held out") == figures(by_heart, "held out")
+    assert figures(rows, "held-out") == figures(by_heart, "held-out")
     assert figures(rows, "samples@5")["frechet"] != figures(by_heart, "samples@5")["frechet"]
 
 
@@ -156,7 +169,7 @@ class Latents(Bare):
 def test_data_without_a_feature_network_are_looked_up_only() -> None:
     rows = replace(SETTINGS, num_samples=0).measure(subject(Nothing(), Bare()))
     assert {row["metric"] for row in rows} == {"copied", "nearest_ratio"} and {row["n"] for row in rows} == {60}
-    assert figures(rows, "held out")["copied"] == 1.0  # every split of this source is the same
+    assert figures(rows, "held-out")["copied"] == 1.0  # every split of this source is the same
 
 
 def test_settings_that_cannot_be_measured_are_refused() -> None:
@@ -188,7 +201,7 @@ def test_the_report_shows_samples_that_were_measured() -> None:
     settings = replace(SETTINGS, steps=(3, 5))
     traces = settings.traces(one, 2)
     grids = [trace for trace in traces if not trace.length]
-    assert [trace.mode for trace in grids] == ["held out", "samples@3", "samples@5"]
+    assert [trace.mode for trace in grids] == ["held-out", "samples@3", "samples@5"]
     held = Digits(split="test").examples(torch.arange(500))
     places = torch.cat([(held.cond["label"] == digit).nonzero()[:2, 0] for digit in range(10)])
     for trace in grids:
@@ -197,7 +210,7 @@ def test_the_report_shows_samples_that_were_measured() -> None:
     # the same id, condition and key as in an evaluation of all: the fourth row, second place
     grid = UniformGrid(5)
     *_, state = generation(replace(one, grid=grid), requested(held, torch.arange(500)))
-    assert torch.equal(shown(grids[2])[24:32, 10:18], Digits().pixels(state.x[places[7:8]].cpu())[0, :, :, 0])
+    assert torch.equal(shown(grids[2])[24:32, 9:17], Digits().pixels(state.x[places[7:8]].cpu())[0, :, :, 0])
 
 
 def test_strips_begin_with_noise_and_end_with_the_sample() -> None:
@@ -206,17 +219,17 @@ def test_strips_begin_with_noise_and_end_with_the_sample() -> None:
     assert [(trace.mode, trace.task, trace.length) for trace in strips] == [("denoising@6", i, 6) for i in range(3)]
     (grid,) = [trace for trace in replace(SETTINGS, steps=(6,)).traces(one, 1) if trace.mode == "samples@6"]
     strip = shown(strips[0])
-    assert strip.shape == (18, 7 * 10 - 2)  # states above, what was expected behind them below
-    assert torch.equal(strip[:8, -8:], shown(grid)[:8, :8]) and torch.equal(strip[10:, -8:], strip[:8, -8:])
-    assert strip[10:, :8].float().std() < strip[:8, :8].float().std()  # noise above a mean image
+    assert strip.shape == (17, 7 * 9 - 1)  # states above, what was expected behind them below
+    assert torch.equal(strip[:8, -8:], shown(grid)[:8, :8]) and torch.equal(strip[9:, -8:], strip[:8, -8:])
+    assert strip[9:, :8].float().std() < strip[:8, :8].float().std()  # noise above a mean image
     euler = replace(SETTINGS, steps=(6,)).traces(replace(one, sampler=Euler()), 1)[-1]
-    assert shown(euler).shape == (8, 68)
+    assert shown(euler).shape == (8, 62)
 
 
 def test_pictures_without_classes_and_of_latents() -> None:
     traces = replace(SETTINGS, num_samples=0).traces(subject(Nothing(), Bare()), 2)
     assert [(trace.mode, len(trace.pictures)) for trace in traces] == [
-        ("held out", 1),
+        ("held-out", 1),
         ("samples@5", 1),
         ("denoising@20", 1),
         ("denoising@20", 1),

@@ -8,7 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from onpath.config import RunConfig
+import torch
+
+from onpath.config import RunConfig, override
+from onpath.evaluation.pictures import picture
 from onpath.records import RunFolder, Trace
 from tiny import tiny
 
@@ -105,6 +108,46 @@ def made_of_text(path: Path, mode: str = "samples@4") -> RunFolder:
         folder.append_metrics(row)
     folder.write_evaluation([row | {"mode": mode} if row["set"] == "generated" else row for row in OF_TEXT])
     folder.write_traces([replace(TEXT, mode=mode)])
+    return folder
+
+
+def of_images(metric: str, value: float, mode: str = "samples@4", **more: Any) -> dict[str, Any]:
+    facts = {"reference": "test", "features": "digits", "checksum": "0123456789abcdef"}
+    spent = {"nfe": 8.0} if mode.startswith("samples") else {}
+    return measured(metric, value, mode=mode, **facts, **spent) | more
+
+
+OF_IMAGES = [
+    of_images("class_agreement", 0.98, "held-out", ci95=[0.95, 1.0]),
+    of_images("copied", 0.125, "held-out", ci95=[0.1, 0.15]),
+    of_images("frechet", 0.25, "train", ci95=None),
+    of_images("kernel", -0.0125, "train", ci95=[-0.05, 0.02]),
+    of_images("class_agreement", 0.5, ci95=[0.4, 0.6]),
+    of_images("frechet", 3.75, ci95=None),
+    of_images("copied", 0.0, ci95=[0.0, 0.07]),
+]
+PIXELS = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4, 1)
+SHEETS = [
+    Trace("image", "generated", mode, 0, 0, pictures=[picture("three", PIXELS[:1]), picture("", PIXELS[1:])])
+    for mode in ("held-out", "samples@4")
+]
+STRIP = Trace("image", "generated", "denoising@2", 0, 2, pictures=[picture("three", PIXELS)])
+IMAGE_CONFIG = {
+    "data": "digits",
+    "model": {"kind": "image_unet", "width": 8, "levels": [1], "attention": False},
+    "objective": "denoising",
+    "training": {"steps": 3, "batch_size": 8, "validation_examples": 8, "warmup_steps": 2},
+    "device": "cpu",
+}
+
+
+def made_of_images(path: Path, *overrides: str) -> RunFolder:
+    """A run on images that has trained, was evaluated and drew samples."""
+    folder = RunFolder.create(path, RunConfig.parse(override(IMAGE_CONFIG, overrides)).as_dict())
+    for row in ROWS:
+        folder.append_metrics(row)
+    folder.write_evaluation(OF_IMAGES)
+    folder.write_traces([*SHEETS, STRIP])
     return folder
 
 

@@ -6,7 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from folders import EVALUATION, PLAN, TEXT, TEXT_CONFIG, as_written, made, made_of_text
+from folders import (
+    EVALUATION,
+    IMAGE_CONFIG,
+    PLAN,
+    SHEETS,
+    STRIP,
+    TEXT,
+    TEXT_CONFIG,
+    as_written,
+    made,
+    made_of_images,
+    made_of_text,
+)
 
 from onpath.config import RunConfig
 from onpath.records import RunFolder
@@ -45,13 +57,25 @@ def test_an_empty_run_says_what_makes_the_rest(tmp_path: Path) -> None:
 def test_a_run_on_text(tmp_path: Path) -> None:
     folder = made_of_text(tmp_path / "a")
     run = read(folder.path, "a")
-    assert run.is_text and list(run.traces) == [as_written(TEXT)] and not run.notes
-    assert not read(made(tmp_path / "b").path, "b").is_text
+    assert run.subject == "text" and list(run.traces) == [as_written(TEXT)] and not run.notes
+    assert read(made(tmp_path / "b").path, "b").subject == "plan"
     folder.write_config({"data": {"kind": "gone"}})
-    assert read(folder.path, "a").is_text  # its traces tell
+    assert read(folder.path, "a").subject == "text"  # its traces tell
     empty = read(RunFolder.create(tmp_path / "c", RunConfig.parse(TEXT_CONFIG).as_dict()).path, "c")
     assert "the likelihood of text is not measured yet" in notes(empty)
     assert "there are no texts to watch" in notes(empty)
+
+
+def test_a_run_on_images(tmp_path: Path) -> None:
+    folder = made_of_images(tmp_path / "a")
+    run = read(folder.path, "a")
+    assert run.subject == "image" and list(run.traces) == [as_written(one) for one in (*SHEETS, STRIP)]
+    assert not run.notes
+    folder.write_config({"data": {"kind": "gone"}})
+    assert read(folder.path, "a").subject == "image"
+    empty = read(RunFolder.create(tmp_path / "b", RunConfig.parse(IMAGE_CONFIG).as_dict()).path, "b")
+    assert "the quality of samples is not measured yet" in notes(empty)
+    assert "there are no samples to watch" in notes(empty)
 
 
 def test_a_torn_line_is_left_out_and_named(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
-from folders import TEXT_CONFIG
+from folders import IMAGE_CONFIG, TEXT_CONFIG
 
 from onpath.config import RunConfig, override
 from onpath.records import RunFolder
@@ -124,3 +125,17 @@ def test_uniform_shares_fill_all_bins_alike_and_a_ramp_bounds_them() -> None:
     highest = [max(bin for bin, count in enumerate(counts) if count) for counts in risen["counts"]]
     assert all(a <= b for a, b in pairwise(highest))
     assert highest[0] < NUM_BINS // 4 and highest[-1] == NUM_BINS - 1
+
+
+def test_times_of_images_are_those_of_the_density_alone() -> None:
+    """The forwards of rollouts are not among them."""
+
+    def drawn(*settings: str) -> dict[str, Any]:
+        return States.of(RunConfig.parse(override(IMAGE_CONFIG, ["training.batch_size=200", *settings]))).mask_shares(3)
+
+    uniform = drawn()
+    totals = [sum(column) for column in zip(*uniform["counts"], strict=True)]
+    assert uniform["num_states"] == 600 and min(totals) >= 20 and uniform["mean"] == pytest.approx(0.5, abs=0.02)
+    noisy = drawn("objective.time_density={kind: shifted, shift: 3.0}")
+    assert noisy["mean"] > 0.6
+    assert drawn("objective.scheduled_sampling={max_step_offset: 5, probability: 0.5}") == uniform

@@ -10,10 +10,24 @@ from pathlib import Path
 
 import pytest
 import yaml
-from folders import EVALUATION, NASTY, OF_TEXT, PLAN, TEXT, as_written, data_of, made, made_of_text, measured
+from folders import (
+    EVALUATION,
+    NASTY,
+    OF_TEXT,
+    PLAN,
+    SHEETS,
+    STRIP,
+    TEXT,
+    as_written,
+    data_of,
+    made,
+    made_of_images,
+    made_of_text,
+    measured,
+)
 
 from onpath.records import RunFolder
-from onpath.reports import page
+from onpath.reports import contents, page
 from tiny import tiny
 
 
@@ -121,7 +135,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
 def test_a_page_on_text(tmp_path: Path) -> None:
     page.write([made_of_text(tmp_path / "a").path], tmp_path / "out.html")
     (run,) = data_of(tmp_path / "out.html")["runs"]
-    assert run["is_text"] and run["traces"] == [as_written(TEXT)] and run["mask_shares"]
+    assert run["subject"] == "text" and run["traces"] == [as_written(TEXT)] and run["mask_shares"]
     found = Elements(tmp_path / "out.html")
     ids = {attributes.get("id") for _, attributes in found.tags}
     assert "texts" in ids and "plans" not in ids
@@ -129,6 +143,56 @@ def test_a_page_on_text(tmp_path: Path) -> None:
     samples, reference = "samples@4 64 60–68 0.5 20", "the text itself, for comparison 63 59–67 0.25 20"
     assert found.text.index(reference) < found.text.index(samples)
     assert "No run has been evaluated" not in found.text and "Share of tasks solved" not in found.text
+
+
+def test_a_page_on_images(tmp_path: Path) -> None:
+    page.write([made_of_images(tmp_path / "a").path], tmp_path / "out.html")
+    found = Elements(tmp_path / "out.html")
+    ids = {attributes.get("id") for _, attributes in found.tags}
+    assert "samples" in ids and not ids & {"plans", "texts"}
+    floor, samples = (
+        "test training images, the floor – 0.25 −0.0125 −0.05 to 0.02",
+        "test samples@4 8 3.75 – 0.5 0.4–0.6",
+    )
+    assert floor in found.text and found.text.index(floor) < found.text.index(samples)
+    assert "Seen by the network digits (sha256 0123456789ab…), beside as many images of the test split." in found.text
+    shown = [attributes for tag, attributes in found.tags if tag == "img"]
+    files = [one["png"] for trace in [*SHEETS, STRIP] for one in trace.pictures]
+    assert [attributes["src"] for attributes in shown] == [f"data:image/png;base64,{data}" for data in files]
+    assert shown[0]["alt"] == "held-out images, class three" and shown[0]["height"] == "32"
+    assert shown[4]["alt"] == "denoising@2, class three: from noise on the left to the sample on the right"
+    (run,) = data_of(tmp_path / "out.html")["runs"]
+    assert not run["traces"] and "pictures" not in run  # the pictures are there once
+    assert run["subject"] == "image" and not run["notes"] and "Times really trained" in found.text
+
+
+def test_several_runs_on_images_and_others(tmp_path: Path) -> None:
+    paths = [made_of_images(tmp_path / "a").path, made(tmp_path / "b").path, made_of_images(tmp_path / "c").path]
+    page.write(paths, tmp_path / "out.html")
+    found = Elements(tmp_path / "out.html")
+    assert {"samples", "plans"} <= {attributes.get("id") for _, attributes in found.tags}
+    runs = [page.facts(contents.read(path, name)) for path, name in zip(paths, "abc", strict=True)]
+    (table,) = page.figures(runs)
+    assert [entry["run"] for entry in table["rows"][0]["entries"]] == ["a", "c"] and len(table["facts"]) == 1
+    assert [(one["title"], [figure["run"] for figure in one["figures"]]) for one in page.sheets(runs)] == [
+        ("held-out images", ["a", "c"]),
+        ("samples@4", ["a", "c"]),
+        ("denoising@2", ["a", "c"]),
+    ]
+
+
+def test_pictures_are_no_way_in(tmp_path: Path) -> None:
+    folder = made_of_images(tmp_path / "a")
+    (good,) = STRIP.pictures
+    wrong = [{"png": good["png"] + '" onload="alert(1)'}, {"png": ""}, {"width": -1}, {"height": "9"}, {"label": 3}]
+    lines = [as_written(STRIP) | {"task": i, "pictures": [dict(good) | one]} for i, one in enumerate(wrong)]
+    lines.append(as_written(STRIP) | {"task": 9, "mode": NASTY, "pictures": [dict(good) | {"label": NASTY}]})
+    (folder.path / "samples" / "traces.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page.write([folder.path], tmp_path / "out.html")
+    found = Elements(tmp_path / "out.html")
+    (image,) = [attributes for tag, attributes in found.tags if tag == "img"]
+    assert set(image) == {"src", "width", "height", "alt"} and NASTY in (image["alt"] or "")
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
 
 
 def test_text_and_plans_side_by_side(tmp_path: Path) -> None:
@@ -142,7 +206,7 @@ def test_text_and_plans_side_by_side(tmp_path: Path) -> None:
     costs, scores = page.figures(runs)
     assert costs["metrics"] == ["bits_per_token", "bits_per_byte"]
     assert [entry["run"] for entry in costs["rows"][0]["entries"]] == ["a", "c"]
-    assert [(row["mode"], row["is_reference"], len(row["entries"])) for row in scores["rows"]] == [
+    assert [(row["mode"], bool(row["reference"]), len(row["entries"])) for row in scores["rows"]] == [
         ("text", True, 2),
         ("samples@4", False, 1),
         ("samples@8", False, 1),

@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from onpath.data.image_files import CIFAR_TEST, CIFAR_TRAIN, Stamp, cifar10, cifar10_folder, labelled_idx, stamp
+from onpath.data.image_files import (
+    CIFAR_TEST,
+    CIFAR_TRAIN,
+    Stamp,
+    cifar10,
+    cifar10_folder,
+    idx_files,
+    labelled_idx,
+    stamp,
+)
 from onpath.data.images import Pictures, StoredImages
 from onpath.types import ImageSpec
 
@@ -107,8 +116,8 @@ class IdxImages(OfficialImages):
         return 1, side, side
 
     def _part(self, test: bool) -> Part:
-        folder, name = Path(self.path).expanduser(), "t10k" if test else "train"
-        files = (folder / f"{name}-images-idx3-ubyte", folder / f"{name}-labels-idx1-ubyte")
+        found = idx_files(Path(self.path).expanduser(), self._home)
+        files = (found[2], found[3]) if test else (found[0], found[1])
         changed = tuple(stamp(path) for file in files for path in (file, file.with_name(f"{file.name}.gz")))
         return _idx_part(files, changed, len(self.class_names), self._home, self.size, self.pad)
 
@@ -192,6 +201,10 @@ class Cifar10(OfficialImages):
     @property
     def class_names(self) -> tuple[str, ...]:
         return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+    @property
+    def features(self) -> str:
+        return "cifar10"
 
     @property
     def _flips(self) -> bool:

@@ -36,6 +36,9 @@ PINNED = {
     "fashion_mnist": Pinned(
         (1, 28, 28), 10, 48, "d0917871f0092ed6288ee61064f65874b25e3fa375c80c3ae9e32c5d61b75c99", accuracy=0.9269
     ),
+    "cifar10": Pinned(
+        (3, 32, 32), 10, 48, "d45d76be18f9f8488fcfbbcfe3ca5fa2d715007b26f2755554bcb83e60ed21a5", accuracy=0.8205
+    ),
 }
 """The networks of the package by name, each trained on the training split by ``benchmarks.features``."""
 

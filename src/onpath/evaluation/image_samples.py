@@ -54,7 +54,7 @@ def pictures(subject: Subject, set_name: str, steps: tuple[int, ...], num: int) 
         return []
     rows = _by_class(held, source, num)
     index = torch.cat([where for _, where in rows])
-    found = [_grid("held out", rows, source.pixels(held.x[index]))]
+    found = [_grid("held-out", rows, source.pixels(held.x[index]))]
     for count in steps:
         state = last(generation(replace(subject, grid=subject.grid.with_steps(count)), requested(held, index)))
         found.append(_grid(f"samples@{count}", rows, source.pixels(state.x)))

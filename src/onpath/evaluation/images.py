@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onpath.data.source import ImageSource
@@ -88,8 +89,8 @@ class ImageEvaluation(Evaluation):
         held, training = _split(subject, name), _first(_split(subject, "train"))
         shown = held.examples(torch.arange(self._size(held, name)))
         judge = _Judge(self._features(subject), name, shown, training.x if self.copies else None, subject.device)
-        rows = judge.rows("held out", shown, distances=False)
-        rows += judge.rows("train", training.rows(slice(shown.size)), copied=False)
+        rows = judge.rows("held-out", shown, distances=False)
+        rows += judge.rows("train", training.rows(alike(training, shown)), copied=False)
         for steps in self.steps:
             made, nfe = self._generated(replace(subject, grid=subject.grid.with_steps(steps)), shown)
             rows += [{**one, "nfe": nfe, "ema": True} for one in judge.rows(f"samples@{steps}", made)]
@@ -158,6 +159,20 @@ class _Judge:
         if self.features is not None and metric not in ("copied", "nearest_ratio"):
             facts |= {"features": self.features.name, "checksum": self.features.checksum}
         return {**row(self.name, mode, metric, value, ci95, n), **facts}
+
+
+def alike(training: Batch, held: Batch) -> Int64[Tensor, "N"]:
+    """Places of as many training images as held-out ones, of the same class each, as the samples are.
+
+    Other shares of the classes would count as a distance, and the floor lie above what it is a floor of.
+    """
+    wanted, known = held.cond.get("label"), training.cond.get("label")
+    if wanted is None or known is None or not torch.isin(wanted, known).all():
+        return torch.arange(min(held.size, training.size))
+    counts = torch.bincount(known, minlength=int(wanted.max()) + 1)
+    order, begins = known.argsort(stable=True), counts.cumsum(0) - counts
+    seen_before = F.one_hot(wanted, len(counts)).cumsum(0).gather(1, wanted[:, None])[:, 0] - 1
+    return order[begins[wanted] + seen_before % counts[wanted]]
 
 
 def _apart(real: Float[Tensor, "N D"], seen: Float[Tensor, "M D"]) -> dict[str, Any]:

@@ -36,12 +36,12 @@ def png(pixels: UInt8[Tensor, "H W C"]) -> bytes:
 
 
 def sheet(pixels: UInt8[Tensor, "R N H W C"]) -> UInt8[Tensor, "height width C"]:
-    """R rows of N images as one, each two pixels from the next, which are grey."""
+    """R rows of N images as one, a grey pixel between each and the next."""
     rows, count, height, width, channels = pixels.shape
-    framed = torch.full((rows, count, height + 2, width + 2, channels), 128, dtype=torch.uint8)
+    framed = torch.full((rows, count, height + 1, width + 1, channels), 128, dtype=torch.uint8)
     framed[:, :, :height, :width] = pixels
-    whole = framed.permute(0, 2, 1, 3, 4).reshape(rows * (height + 2), count * (width + 2), channels)
-    return whole[:-2, :-2]
+    whole = framed.permute(0, 2, 1, 3, 4).reshape(rows * (height + 1), count * (width + 1), channels)
+    return whole[:-1, :-1]
 
 
 def picture(label: str, pixels: UInt8[Tensor, "R N H W C"]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from onpath.config import RunConfig
-from onpath.data.source import TextSource
+from onpath.data.source import ImageSource, TextSource
 from onpath.records import RunFolder
 
 _MOST_ROWS = 4000  # of metrics in a page, over all runs and sets; more of them cannot be seen, but they can be felt
 _MOST_TRACES = 3_000_000  # characters of JSON, over all runs
+_MOST_PIXELS = 10_000  # of a side of a picture
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_SUBJECTS = {
+    "plan": ("success", "plans"),
+    "text": ("the likelihood of text", "texts"),
+    "image": ("the quality of samples", "samples"),
+}  # what is measured of each, and what can be watched
 
 
 @dataclass(frozen=True)
@@ -30,15 +38,15 @@ class Note:
 class Contents:
     """One run folder as it was read.
 
-    is_text: whether its tokens are text. metrics: set -> name -> values by row, `step` among the names; numbers that
-    are not finite are None. every: the page holds each so-many-th row of metrics. environment: {} where it is not
-    there. seconds: that training took, as logged. written: when metrics.jsonl was last written, ISO time, "" where
-    there is none.
+    subject: `plan`, `text` or `image`, what it generates. metrics: set -> name -> values by row, `step` among the
+    names; numbers that are not finite are None. every: the page holds each so-many-th row of metrics. environment: {}
+    where it is not there. seconds: that training took, as logged. written: when metrics.jsonl was last written, ISO
+    time, "" where there is none.
     """
 
     folder: RunFolder
     name: str
-    is_text: bool
+    subject: str
     environment: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, list[Any]]]
     every: int
@@ -66,18 +74,17 @@ def read(path: Path, name: str, num_runs: int = 1) -> Contents:
     columns, every = _columns(rows, max(50, _MOST_ROWS // (2 * num_runs)))
     evaluation = [row for row in _held(folder.evaluation, "evaluation.json", path, notes) if _is_measurement(row)]
     traces = [one for one in _held(folder.traces, "samples/traces.jsonl", path, notes) if _is_trace(one)]
-    is_text = _is_text(folder, traces)
+    subject = _subject(folder, traces)
+    measured, watched = _SUBJECTS[subject]
     if not evaluation:
-        what = "the likelihood of text" if is_text else "success"
-        notes.append(Note(f"No evaluation: {what} is not measured yet.", f"onpath evaluate {path}"))
+        notes.append(Note(f"No evaluation: {measured} is not measured yet.", f"onpath evaluate {path}"))
     if not traces:
-        what = "texts" if is_text else "plans"
-        notes.append(Note(f"No traces: there are no {what} to watch.", f"onpath evaluate {path}"))
+        notes.append(Note(f"No traces: there are no {watched} to watch.", f"onpath evaluate {path}"))
     metrics = folder.path / "metrics.jsonl"
     return Contents(
         folder=folder,
         name=name,
-        is_text=is_text,
+        subject=subject,
         environment=_environment(folder, notes),
         metrics=columns,
         every=every,
@@ -136,12 +143,13 @@ def _environment(folder: RunFolder, notes: list[Note]) -> dict[str, Any]:
         return {}
 
 
-def _is_text(folder: RunFolder, traces: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the tokens of a run are text, by its config or, where that is not understood, by its traces."""
+def _subject(folder: RunFolder, traces: Sequence[Mapping[str, Any]]) -> str:
+    """What a run generates, by its config or, where that is not understood, by its traces."""
     try:
-        return issubclass(RunConfig.parse(folder.config()).data.cls, TextSource)
+        source = RunConfig.parse(folder.config()).data.cls
+        return "text" if issubclass(source, TextSource) else "image" if issubclass(source, ImageSource) else "plan"
     except Exception:  # a config of another version, or a class that is not there any more
-        return any(one["kind"] == "text" for one in traces)
+        return next((str(one["kind"]) for one in traces if one["kind"] in _SUBJECTS), "plan")
 
 
 def _is_measurement(row: Mapping[str, Any]) -> bool:
@@ -149,12 +157,26 @@ def _is_measurement(row: Mapping[str, Any]) -> bool:
 
 
 def _is_trace(row: Mapping[str, Any]) -> bool:
-    """Whether a line of traces.jsonl is one that the page can play."""
+    """Whether a line of traces.jsonl is one that the page can show."""
+    if row.get("kind") == "image":
+        pictures = row.get("pictures")
+        return isinstance(pictures, list) and bool(pictures) and all(map(_is_picture, pictures))
     generations = row.get("generations")
     if not isinstance(generations, list) or not generations or not _is_number(row.get("length")):
         return False
     whole = all(isinstance(one, dict) and isinstance(one.get("events"), list) for one in generations)
     return whole and (row.get("kind") == "text" or bool(row.get("maze") and row.get("poses")))
+
+
+def _is_picture(one: Any) -> bool:
+    """Whether this is a picture whose data can be nothing but base64."""
+    return (
+        isinstance(one, dict)
+        and isinstance(one.get("label"), str)
+        and isinstance(one.get("png"), str)
+        and _BASE64.fullmatch(one["png"]) is not None
+        and all(isinstance(one.get(side), int) and 0 < one[side] <= _MOST_PIXELS for side in ("width", "height"))
+    )
 
 
 def _few(traces: list[dict[str, Any]], most: int, notes: list[Note]) -> list[dict[str, Any]]:

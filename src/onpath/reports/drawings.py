@@ -148,7 +148,7 @@ class States:
         return self.trainer.num_steps(self.source)
 
     def mask_shares(self, num_steps: int) -> dict[str, Any]:
-        """How the masked shares of the first `num_steps` optimizer steps are spread.
+        """How the masked shares of the first `num_steps` optimizer steps are spread; of images, the times.
 
         The run's own objective is asked again, with a network that only notes what it is given: draws depend on seed,
         step and example alone, so these are the states that training saw. A few evenly spaced steps and the first
@@ -169,20 +169,23 @@ class States:
         }
 
     def _shares(self, step: int) -> Tensor:
-        found = self.source.spec()
-        assert isinstance(found, Spec)
-        spec = dataclasses.replace(found, mask_logit=self.objective.predicts_mask)
-        most = max(2, min(_EXAMPLES_OF_A_STEP, _LOGITS_OF_A_STEP // (spec.length * spec.num_logits)))
+        spec, objective = self.source.spec(), self.objective.conditional()  # which rolls nothing out
+        if isinstance(spec, Spec):
+            spec = dataclasses.replace(spec, mask_logit=objective.predicts_mask)
+            size, num_logits = spec.length * spec.num_logits, spec.num_logits
+        else:
+            size, num_logits = math.prod(spec.shape), 0
+        most = max(2, min(_EXAMPLES_OF_A_STEP, _LOGITS_OF_A_STEP // size))
         ids = step_ids(step, self.trainer.batch_size)[:most]
-        noting = _Noting(spec.num_logits)
+        noting = _Noting(num_logits)
         key = Key(self.seed).fold("train").at(step)
         with torch.no_grad():
-            self.objective(Nets(cast(Denoiser, noting)), self.source.examples(ids), key, step)
+            objective(Nets(cast(Denoiser, noting)), self.source.examples(ids), key, step)
         return torch.cat(noting.shares)
 
 
 class _Noting:
-    """A network that knows nothing, and notes the masked fraction of every state that it is shown."""
+    """A network that knows nothing, and notes the masked fraction, or the time, of every state that it is shown."""
 
     def __init__(self, num_logits: int) -> None:
         self.num_logits = num_logits
@@ -195,6 +198,8 @@ class _Noting:
         self, x: Tensor, t: Tensor, memo: Any, *, rows: Tensor | None = None, readout: Readout | None = None
     ) -> Any:
         self.shares.append(t.float())
+        if x.is_floating_point():
+            return torch.zeros_like(x)
         return read_rows(self._nothing, x[..., None].float(), rows, readout, self.num_logits)
 
     def _nothing(self, hidden: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ function curves() {
   const choice = (title, key, options) => make("fieldset", { class: "group" }, make("legend", {}, title), ...options.map(([value, words]) => make("label", { class: "chip" },
     make("input", { type: "radio", name: `curve-${key}`, value, checked: value === wanted[key], onchange: () => { wanted[key] = value; refresh(); } }), make("span", {}, words))));
   tools.append(choice("Values", "scale", [["linear", "Linear"], ["log", "Logarithmic"]]));
-  if (runs.some((run) => run.is_text)) tools.append(choice("Costs", "unit", [["nats", "Nats"], ["bits", "Bits"]]));
+  if (runs.some((run) => run.subject === "text")) tools.append(choice("Costs", "unit", [["nats", "Nats"], ["bits", "Bits"]]));
   tools.append(make("span", { class: "muted" }, "Lines with circles are of validation, the others of training."));
   if (runs.some((run) => run.every > 1)) tools.append(make("span", { class: "muted" }, `Thinned: each ${Math.max(...runs.map((run) => run.every))}th row is shown.`));
   refresh();
@@ -136,10 +136,11 @@ function schedules() {
   const holder = byId("schedule-charts");
   for (const members of groups(report.runs.filter((run) => run.schedule), (run) => [run.kinds.schedule, run.schedule])) {
     const { t, alpha, mask_share, grid } = members[0][0].schedule;
+    const lost = members.every(([run]) => run.subject === "image") ? "noise share" : "mask share";
     const whose = report.runs.length > 1 ? `of ${members.map(([run]) => run.name).join(", ")}` : "";
     holder.append(chart({
       title: `Schedule: ${members[0][0].kinds.schedule}`, unit: whose, x: { label: "t", low: 0, high: 1 }, y: { low: 0, high: 1 }, height: 250,
-      series: [{ label: "mask share", run: 0, xs: t, ys: mask_share }, { label: "alpha", run: 1, xs: t, ys: alpha, thin: true }],
+      series: [{ label: lost, run: 0, xs: t, ys: mask_share }, { label: "alpha", run: 1, xs: t, ys: alpha, thin: true }],
       rest: null, marks: grid.map((at) => ({ x: at.t, y: at.mask_share })), keys: [mark("ask", `the sampler's grid, ${grid.length - 1} steps`)],
       fine: grid.some((at) => at.pure) ? "The schedule has bounds, so the sampler also steps from and to the pure states, drawn at the ends." : "",
     }));
@@ -176,10 +177,11 @@ function shares() {
     const stage = (step, ys) => ({ label: `step ${figure(step + 1)}`, run: index, xs, ys, neutral: true, dots: step > 0 });
     const xs = total.map((_, bin) => +((bin + 0.5) / bins).toFixed(6));
     const logged = (run.metrics.train?.masked_share || []).filter((value) => value !== null);
-    const asked = (run.schedule?.grid || []).slice(0, -1).map((at) => ({ tick: at.mask_share }));
+    const isImage = run.subject === "image";
+    const asked = (run.schedule?.grid || []).slice(0, -1).map((at) => ({ tick: isImage ? at.t : at.mask_share }));
     const mean = logged.length ? ` The mean logged in training is ${figure(logged.reduce((a, b) => a + b, 0) / logged.length)}, here ${figure(found.mean)}.` : "";
     holder.append(chart({
-      title: run.name, unit: "share of the states trained on", x: { label: "masked share", low: 0, high: 1 }, y: { low: 0 }, height: 230, marks: asked,
+      title: run.name, unit: "share of the states trained on", x: { label: isImage ? "time t" : "masked share", low: 0, high: 1 }, y: { low: 0 }, height: 230, marks: asked,
       series: [
         { label: "all steps so far", run: index, xs, ys: total.map((count) => count / all), bars: { width: 1 / bins, index: 0, of: 1 } },
         ...(moved ? [stage(found.steps[0], first), stage(found.steps.at(-1), now)] : []),

@@ -16,7 +16,15 @@ from onpath.reports import contents, drawings
 from onpath.reports.contents import Contents, Note
 
 RELOAD_SECONDS = 10
-_REFERENCE = "text"  # the mode of figures that are of the held-out text itself
+_LEAST_HEIGHT = 32  # of a picture, in pixels of the screen; of a strip, which has two rows, more
+_LEAST_STRIP = 72
+_FORWARDS = "forwards"
+_REFERENCES = {
+    "text": {"text": "the text itself, for comparison"},
+    "image": {"held-out": "held-out images", "train": "training images, the floor"},
+}  # modes of figures that are of data and not of samples, by what a run generates
+_ORDER = (_FORWARDS, "frechet", "kernel", "precision", "recall", "class_agreement", "copied", "nearest_ratio")
+_HEADINGS = {"frechet": "Fréchet"}
 
 
 def write(paths: Sequence[Path], output: Path, *, live: bool = False) -> None:
@@ -39,7 +47,7 @@ def facts(run: Contents) -> dict[str, Any]:
     told: dict[str, Any] = {
         "name": run.name,
         "path": str(run.folder.path),
-        "is_text": run.is_text,
+        "subject": run.subject,
         "command": " ".join(["onpath", *map(str, command)]) if command else "",
         "recipe": str(command[1]) if len(command) > 1 and command[0] == "train" else "",
         "environment": dict(run.environment),
@@ -49,7 +57,8 @@ def facts(run: Contents) -> dict[str, Any]:
         "metrics": run.metrics,
         "every": run.every,
         "evaluation": list(run.evaluation),
-        "traces": list(run.traces),
+        "traces": [trace for trace in run.traces if trace["kind"] != "image"],
+        "pictures": [trace for trace in run.traces if trace["kind"] == "image"],
         "num_steps": 0,
         "kinds": {},
         "settings": [],
@@ -88,16 +97,20 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": _duration, "figure": _figure, "share": _share, "titled": _titled}
+    environment.filters["interval"] = _between
     script = "\n".join(_part(name) for name in ("charts.js", "player.js", "plans.js", "texts.js", "page.js"))
     style = _part("page.css")
-    data = json.dumps({"format": 1, "runs": runs, "reload": RELOAD_SECONDS if live else 0}, allow_nan=False)
+    told = [{name: value for name, value in run.items() if name != "pictures"} for run in runs]  # they are markup
+    data = json.dumps({"format": 1, "runs": told, "reload": RELOAD_SECONDS if live else 0}, allow_nan=False)
     return environment.from_string(_part("page.html")).render(
         runs=runs,
+        subjects=sorted({run["subject"] for run in runs}),
         live=live,
         reload=RELOAD_SECONDS,
         written=contents.now(),
         results=results(runs),
         figures=figures(runs),
+        sheets=sheets(runs),
         comparison=comparison(runs),
         style=style,
         script=script,
@@ -138,40 +151,88 @@ def results(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The tables of a text evaluation: {metrics, rows}, sets and modes with the same metrics in one table.
+    """The tables of evaluations of text and images: {subject, metrics, rows, facts}, sets and modes with the same
+    metrics in one table.
 
-    rows: {set, mode, is_reference, entries}; an entry is what a run reached: {run, index, metrics, n}, n None where its
-    metrics are not of equally many. is_reference: of the held-out text itself, beside which samples are to be read;
-    such rows stand first.
+    rows: {set, mode, reference, entries}; an entry is what a run reached: {run, index, metrics, n}, n None where its
+    metrics are not of equally many. reference: in words, what the row is of where it is not of samples but of data,
+    beside which samples are to be read, else ""; such rows stand first. facts: in words, how it was measured.
     """
     tables: list[dict[str, Any]] = []
-    for (name, mode), entries in _text_entries(runs).items():
+    for (subject, name, mode), entries in _entries(runs).items():
         metrics = list(dict.fromkeys(metric for entry in entries for metric in entry["metrics"]))
-        table = next((one for one in tables if set(one["metrics"]) & set(metrics)), None)
+        table = next((one for one in tables if one["subject"] == subject and _alike(one["metrics"], metrics)), None)
         if table is None:
-            tables.append(table := {"metrics": [], "rows": []})
+            tables.append(table := {"subject": subject, "metrics": [], "rows": [], "facts": []})
         table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
-        is_reference = mode.split(" ")[0] == _REFERENCE
-        table["rows"].append({"set": name, "mode": mode, "is_reference": is_reference, "entries": entries})
+        table["facts"] = list(dict.fromkeys([*table["facts"], *_facts(entries)]))
+        reference = _REFERENCES[subject].get(mode.split(" ")[0], "")
+        table["rows"].append({"set": name, "mode": mode, "reference": reference, "entries": entries})
     for table in tables:
-        table["rows"].sort(key=lambda row: not row["is_reference"])
+        table["rows"].sort(key=lambda row: not row["reference"])
+        table["metrics"].sort(key=lambda metric: _ORDER.index(metric) if metric in _ORDER else len(_ORDER))
     return tables
 
 
-def _text_entries(runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """What each run on text reached, by set and mode."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _alike(some: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether figures belong into one table: they share a metric, or are all of samples of images."""
+    return bool(set(some) & set(others)) or set(_ORDER).issuperset([*some, *others])
+
+
+def _entries(runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """What each run on text or images reached, by what it generates, set and mode."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for index, run in enumerate(runs):
         by_mode: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in run["evaluation"] if run["is_text"] else ():
+        for row in run["evaluation"] if run["subject"] in _REFERENCES else ():
             by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
         for (name, mode), metrics in by_mode.items():
             plain = by_mode.get((name, mode.split(" ")[0]), {})
             if metrics is plain or _values(metrics) != _values(plain):  # another sampler changes nothing in some modes
                 sizes = {row.get("n") for row in metrics.values()}
-                entry = {"run": run["name"], "index": index, "metrics": metrics}
-                found.setdefault((name, mode), []).append(entry | {"n": sizes.pop() if len(sizes) == 1 else None})
+                spent = next((row["nfe"] for row in metrics.values() if isinstance(row.get("nfe"), int | float)), None)
+                shown = metrics if spent is None else metrics | {_FORWARDS: {"value": spent}}
+                entry = {"run": run["name"], "index": index, "metrics": shown}
+                entry["n"] = sizes.pop() if len(sizes) == 1 else None
+                found.setdefault((run["subject"], name, mode), []).append(entry)
     return found
+
+
+def _facts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the figures of images were measured, in words."""
+    rows = [row for entry in entries for row in entry["metrics"].values() if row.get("features")]
+    return [
+        f"Seen by the network {row['features']} (sha256 {str(row.get('checksum'))[:12]}…), beside as many images of "
+        f"the {row.get('reference')} split."
+        for row in rows
+    ]
+
+
+def sheets(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The pictures of runs on images, by mode: {title, is_strip, figures}, sheets of samples before strips of steps.
+
+    figures: {run, index, pictures} of each run that has any in the mode; a strip is one picture of each sample.
+    """
+    found: dict[tuple[bool, str], dict[int, list[Any]]] = {}
+    for index, run in enumerate(runs):
+        for trace in run["pictures"]:
+            is_strip = bool(trace.get("length"))
+            shown = [_scaled(one, _LEAST_STRIP if is_strip else _LEAST_HEIGHT) for one in trace["pictures"]]
+            found.setdefault((is_strip, str(trace.get("mode"))), {}).setdefault(index, []).extend(shown)
+    return [
+        {
+            "title": _REFERENCES["image"].get(mode, mode),
+            "is_strip": is_strip,
+            "figures": [{"run": runs[index]["name"], "index": index, "pictures": of} for index, of in by_run.items()],
+        }
+        for (is_strip, mode), by_run in sorted(found.items(), key=lambda item: item[0][0])
+    ]
+
+
+def _scaled(one: Mapping[str, Any], least: int) -> dict[str, Any]:
+    """A picture as many times larger as makes it `least` pixels high."""
+    scale = max(1, -(-least // int(one["height"])))
+    return {**one, "width": scale * one["width"], "height": scale * one["height"]}
 
 
 def _values(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -228,13 +289,21 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _figure(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else "–"
+def _figure(value: Any, digits: int = 4) -> str:
+    if isinstance(value, float):
+        return f"{value:,.{digits}g}".replace("-", "−")
+    return f"{value:,}" if isinstance(value, int) else "–"
+
+
+def _between(interval: Sequence[Any], digits: int = 4) -> str:
+    """Two ends, told apart where the first is below 0."""
+    low, high = (_figure(end, digits) for end in interval)
+    return f"{low} to {high}" if low.startswith("−") else f"{low}–{high}"
 
 
 def _titled(metric: str) -> str:
     """A metric as a heading."""
-    words = metric.replace("_", " ")
+    words = _HEADINGS.get(metric, metric.replace("_", " "))
     return words[:1].upper() + words[1:]
 
 

@@ -41,7 +41,7 @@ function momentsOf(trace) {
 function player(report, holder, spec) {
   const all = report.runs.flatMap((run, index) => run.traces.filter((trace) => trace.kind === spec.kind).map((trace) => ({ trace, run, index, key: `${trace.set}|${trace.task}` })));
   if (!all.length) {
-    const run = report.runs.find((one) => one.is_text === (spec.kind === "text")) || report.runs[0];
+    const run = report.runs.find((one) => one.subject === spec.kind) || report.runs[0];
     holder.append(make("p", { class: "note" }, "No traces yet: ", make("code", {}, `onpath evaluate ${run.path}`), " writes them."));
     return;
   }
