@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -35,8 +35,17 @@ class Subject:
     device: torch.device = torch.device("cpu")
 
 
+class Measurement(Protocol):
+    """Anything that measures a subject."""
+
+    def measure(self, subject: Subject) -> list[Row]: ...
+
+
 class Evaluation(ABC):
     """Settings of an evaluation, and the measurement itself."""
+
+    drift: Measurement | None = None
+    """What is measured beside it: how far own states have drifted from those of training; None for nothing."""
 
     @abstractmethod
     def require(self, subject: Subject) -> None:

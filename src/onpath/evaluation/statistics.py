@@ -38,6 +38,15 @@ def mean_interval(values: Float[Tensor, "B"], z: float = Z95) -> tuple[float, fl
     return mean - half, mean + half
 
 
+def ratio(above: Float[Tensor, "B"], below: Float[Tensor, "B"]) -> tuple[float, float]:
+    """A ratio of sums over examples of unequal size and its standard error, that of the residuals above - ratio·below
+    (delta method)."""
+    above, below, n = above.double(), below.double(), len(above)
+    value = float(above.sum() / below.sum())
+    error = (above - value * below).square().sum().sqrt() * math.sqrt(n / max(1, n - 1)) / below.sum()
+    return value, float(error.abs())
+
+
 def path_scores(
     reached: Bool[Tensor, "B"], shortest: Int64[Tensor, "B"], taken: Int64[Tensor, "B"]
 ) -> Float[Tensor, "B"]:

@@ -16,7 +16,7 @@ from onpath.data.source import TextSource
 from onpath.evaluation.proofreading import Proofreading, require_doubt
 from onpath.evaluation.scores import perplexity_row, text_rows
 from onpath.evaluation.settings import Evaluation, Row, Subject
-from onpath.evaluation.statistics import Z95
+from onpath.evaluation.statistics import Z95, ratio
 from onpath.evaluation.traces import events
 from onpath.objectives.nelbo import bound_of
 from onpath.records import Trace
@@ -150,15 +150,10 @@ def likelihood(subject: Subject, set_name: str, num_examples: int = 0, draws: in
 
 
 def ratio_row(set_name: str, mode: str, metric: str, above: Float[Tensor, "B"], below: Float[Tensor, "B"]) -> Row:
-    """A ratio of sums over examples with its standard error and 95 % interval.
-
-    The error is that of the residuals above - ratio·below (delta method), for examples of unequal size.
-    """
-    above, below, n = above.double(), below.double(), len(above)
-    ratio = float(above.sum() / below.sum())
-    se = float((above - ratio * below).square().sum().sqrt() * math.sqrt(n / max(1, n - 1)) / below.sum())
-    interval = [ratio - Z95 * se, ratio + Z95 * se]
-    return {"set": set_name, "mode": mode, "metric": metric, "value": ratio, "ci95": interval, "se": se, "n": n}
+    """A ratio of sums over examples with its standard error and 95 % interval, see ``statistics.ratio``."""
+    value, se = ratio(above, below)
+    interval, n = [value - Z95 * se, value + Z95 * se], len(above)
+    return {"set": set_name, "mode": mode, "metric": metric, "value": value, "ci95": interval, "se": se, "n": n}
 
 
 def _units(batch: Batch, source: TextSource) -> Int64[Tensor, "B 3"]:

@@ -1,0 +1,193 @@
+"""What a network makes of its own states beside those of the forward process, example by example."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from onpath import rng
+from onpath.evaluation.settings import Subject
+from onpath.processes.gaussian import Gaussian
+from onpath.processes.masking import flat_rows, position_bits
+from onpath.sampling.tokens import Categorical, draw
+from onpath.types import Batch, Noised, Noisy
+
+Columns = dict[str, Float[Tensor, "B"]]
+"""Sums over the units (values, masked positions) of each example, fp64 on the CPU. units: how many. own_loss,
+forward_loss: on the state that was walked to, and on the one of the forward process. floor: what the first would be of
+a calibrated network. own_spread, forward_spread: what keeps its expectation where the walk is exact. Of tokens, wrong:
+revealed tokens that differ from the example, of `revealed` ones."""
+
+
+class Probe(ABC):
+    """A batch of examples, the states of the forward process along a grid, and what is read off at any state.
+
+    times: of the grid, the prior first; a state is asked for by its place in them. key: one noise or one order of
+    positions for all times.
+    """
+
+    def __init__(self, subject: Subject, batch: Batch, times: tuple[float, ...], key: rng.Key) -> None:
+        self.subject, self.batch, self.times, self.key = subject, batch, times, key
+        self.memo = subject.denoiser.encode(**batch.conditions())
+
+    @abstractmethod
+    def forward_state(self, place: int) -> Any:
+        """The state of the forward process at a place of the grid."""
+
+    @abstractmethod
+    def plain(self, place: int) -> Columns:
+        """forward_loss and units at the state of the forward process."""
+
+    @abstractmethod
+    def compared(self, place: int, source: int, own: Any) -> Columns:
+        """Everything about the state `own` at `place` that was walked to from the forward state at `source`."""
+
+    def times_at(self, place: int) -> Float[Tensor, "B"]:
+        return torch.full((self.batch.size,), self.times[place], dtype=torch.float64)
+
+
+class ImageProbe(Probe):
+    """Of images: squared error of the predicted image, and power of the predicted noise.
+
+    The floor: an ODE solver makes the state a function of its source, so a calibrated network errs there by what its
+    prediction moved since, and by what it did not know at the source: |D(own) - D(source)|² + |D(source) - x0|².
+    """
+
+    @cached_property
+    def _noise(self) -> Tensor:
+        return self.subject.process.prior(self.batch, self.key).noise
+
+    @cached_property
+    def _images(self) -> dict[int, Tensor]:
+        return {}
+
+    def forward_state(self, place: int) -> Noised:
+        if place == 0:
+            return Noised(self._noise, self.times_at(0), self._noise)
+        return self.subject.process.mixed(self.batch.x, self._noise, self.times_at(place))
+
+    def plain(self, place: int) -> Columns:
+        return {"forward_loss": _power(self._image(place) - self.batch.x), "units": self._units}
+
+    def compared(self, place: int, source: int, own: Any) -> Columns:
+        image, before = self._predicted(own.x, place), self._image(source)
+        forward = self.forward_state(place)
+        return self.plain(place) | {
+            "own_loss": _power(image - self.batch.x),
+            "floor": _power(image - before) + _power(before - self.batch.x),
+            "own_spread": _power(self._noise_of(own.x, image, place)),
+            "forward_spread": _power(self._noise_of(forward.x, self._image(place), place)),
+        }
+
+    @property
+    def _units(self) -> Float[Tensor, "B"]:
+        return torch.full((self.batch.size,), float(self.batch.x[0].numel()), dtype=torch.float64)
+
+    def _image(self, place: int) -> Tensor:
+        """The image predicted at a state of the forward process."""
+        if place not in self._images:
+            self._images[place] = self._predicted(self.forward_state(place).x, place)
+        return self._images[place]
+
+    def _predicted(self, x: Tensor, place: int) -> Tensor:
+        process, t = self.subject.process, self.times_at(place)
+        output = self.subject.denoiser(x, t.clamp(0.0, 1.0).to(x.device, x.dtype), self.memo)
+        return process.image_of(output.to(x.dtype), x, t)
+
+    def _noise_of(self, x: Tensor, image: Tensor, place: int) -> Tensor:
+        process: Gaussian = self.subject.process
+        a, s = (process.over(c, x) for c in process.coefficients(self.times_at(place)))
+        return (x - a * image) / s
+
+
+class TokenProbe(Probe):
+    """Of tokens: cross-entropy and entropy at the positions that the walk has left masked.
+
+    The state to compare with has the same positions masked, and the example's own tokens everywhere else. The floor:
+    what was revealed is drawn from what was known at the source, so a calibrated network pays there as much for tokens
+    that it would itself have drawn at the source as for the true ones; one such draw for each position estimates it.
+    """
+
+    def forward_state(self, place: int) -> Noisy:
+        process, batch, t = self.subject.process, self.batch, self.times_at(place)
+        if self.subject.sampler.fixed_counts:
+            counts = process.scheduled_count(t, batch.free_counts())
+            return process.corrupt_count(batch, counts, self.key.fold("forward"))
+        return process.corrupt(batch, t, self.key.fold("forward"))
+
+    def plain(self, place: int) -> Columns:
+        state = self.forward_state(place)
+        nats, _, units = self._read(state.x, state.masked, self.batch.x)
+        return {"forward_loss": nats, "units": units}
+
+    def compared(self, place: int, source: int, own: Any) -> Columns:
+        before, x, masked = self.forward_state(source), self.batch.x, own.masked
+        nats, entropy, units = self._read(own.x, masked, x)
+        forward_nats, forward_entropy, _ = self._read(x.masked_fill(masked, self.subject.process.mask_id), masked, x)
+        imagined, _, _ = self._read(own.x, masked, self._imagined(before, masked))
+        revealed = before.masked & ~masked
+        return {
+            "units": units,
+            "own_loss": nats,
+            "forward_loss": forward_nats,
+            "floor": imagined,
+            "own_spread": entropy,
+            "forward_spread": forward_entropy,
+            "wrong": (revealed & (own.x != x)).sum(1).double().cpu(),
+            "revealed": revealed.sum(1).double().cpu(),
+        }
+
+    def _read(
+        self, x: Int64[Tensor, "B L"], masked: Bool[Tensor, "B L"], targets: Int64[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
+        """Cross-entropy of the targets and entropy, summed over the masked positions, and their number."""
+        counts = masked.sum(1)
+        flat = torch.where(masked, targets, int(self.subject.process.mask_id == 0)).flatten()
+
+        def readout(logits: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.subject.process.words_only(logits.float())
+            entropy = torch.special.entr(logits.softmax(-1)).sum(-1)
+            return F.cross_entropy(logits, flat[chunk], reduction="none"), entropy
+
+        total = int(counts.sum())
+        if total == 0:
+            none = torch.zeros(self.batch.size, dtype=torch.float64)
+            return none, none, none
+        rows = flat_rows(masked, total)
+        nats, entropy = self._asked(x, counts, rows, readout)
+        example = rows // x.shape[1]
+        return _summed(nats, example, len(x)), _summed(entropy, example, len(x)), counts.cpu().double()
+
+    def _imagined(self, before: Noisy, masked: Bool[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
+        """Tokens drawn at the source for the positions that are masked there and now, the example's own elsewhere."""
+        x, wanted = self.batch.x, before.masked & masked
+        total = int(wanted.sum())
+        if total == 0:
+            return x
+        rows = flat_rows(wanted, total)
+        words = position_bits(self.key.fold("imagined"), self.batch).flatten()
+
+        def readout(logits: Tensor, chunk: Tensor) -> Tensor:
+            logits = self.subject.process.words_only(logits)
+            return draw(logits, words[chunk], Categorical(), None, detailed=False).token
+
+        tokens = self._asked(before.x, before.masked.sum(1), rows, readout)
+        return x.flatten().index_copy(0, rows, tokens).view_as(x)
+
+    def _asked(self, x: Tensor, counts: Int64[Tensor, "B"], rows: Int64[Tensor, "N"], readout: Any) -> Any:
+        fraction = self.subject.process.masked_fraction(self.batch, counts)
+        return self.subject.denoiser(x, fraction, self.memo, rows=rows, readout=readout)
+
+
+def _power(x: Tensor) -> Float[Tensor, "B"]:
+    return x.double().square().flatten(1).sum(1).cpu()
+
+
+def _summed(values: Float[Tensor, "N"], example: Int64[Tensor, "N"], size: int) -> Float[Tensor, "B"]:
+    return torch.zeros(size, dtype=torch.float64).index_add(0, example.cpu(), values.cpu().double())
