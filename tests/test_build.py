@@ -25,7 +25,7 @@ from onpath.types import Batch
 from tiny import settings, tiny, tiny_parts
 
 RECIPES = sorted(Path(str(resources.files("onpath.recipes"))).glob("*.yaml"))
-OF_ONE_S_OWN = {"sft"}  # asks for a model and data; see tests/test_sft.py
+OF_ONE_S_OWN = {"sft", "diffusers-lora"}  # ask for a model and data; see tests/test_sft.py, test_from_diffusers.py
 
 
 def trained(path: Path, *overrides: str) -> RunFolder:

@@ -28,8 +28,8 @@ def imported(tmp_path: Path, **settings: Any) -> Imported:
 
 
 def parsed(made: Imported) -> RunConfig:
-    """The recipe as a run reads it, on data that need no files."""
-    return RunConfig.parse({**yaml.safe_load(made.recipe()), "data": "digits"})
+    """The recipe as a run reads it."""
+    return RunConfig.parse(yaml.safe_load(made.recipe()))
 
 
 def rollouts(made: Imported) -> dict[str, Any]:

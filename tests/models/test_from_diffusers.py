@@ -58,12 +58,48 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"guidance_embeds": True, "axes_dims_rope": (2, 2, 4)},
     ),
 }
+LARGE = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 30}
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "sdxl": ("UNet2DConditionModel", {**BLOCKS, **CROSS, **LARGE}),
+    "dit": (
+        "DiTTransformer2DModel",
+        {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2}
+        | {"sample_size": 8, "num_embeds_ada_norm": 3, "norm_num_groups": 4},
+    ),
+    "pixart": (
+        "PixArtTransformer2DModel",
+        {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2}
+        | {"sample_size": 8, "cross_attention_dim": 16, "caption_channels": 12, "norm_num_groups": 4},
+    ),
+    "auraflow": (
+        "AuraFlowTransformer2DModel",
+        HEADS
+        | {"sample_size": 8, "in_channels": 4, "out_channels": 4, "num_mmdit_layers": 1, "num_single_dit_layers": 1}
+        | {"caption_projection_dim": 16, "pos_embed_max_size": 64},
+    ),
+    "sana": (
+        "SanaTransformer2DModel",
+        {"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}
+        | {"num_cross_attention_heads": 2, "cross_attention_head_dim": 8, "cross_attention_dim": 16}
+        | {"caption_channels": 12, "sample_size": 8, "timestep_scale": 0.001},
+    ),
+    "lumina2": (
+        "Lumina2Transformer2DModel",
+        {"sample_size": 8, "in_channels": 4, "hidden_size": 24, "num_layers": 1, "num_refiner_layers": 1}
+        | {"num_attention_heads": 2, "num_kv_heads": 1, "multiple_of": 8, "axes_dim_rope": (4, 4, 4)}
+        | {"axes_lens": (16, 16, 16), "cap_feat_dim": 12},
+    ),
+}
 TEXTS = {"text": (5, 12), "pooled": (6,)}
 SPECS = {
     "unet": ImageSpec((1, 8, 8), 3, {"label": ()}),
     "conditional": ImageSpec((4, 8, 8), 0, {"text": (5, 12)}),
     "sd3": ImageSpec((4, 8, 8), 0, TEXTS),
     "flux": ImageSpec((4, 8, 8), 0, TEXTS),
+    "sdxl": ImageSpec((4, 8, 8), 0, TEXTS),
+    "dit": ImageSpec((4, 8, 8), 3, {"label": ()}),
+    **dict.fromkeys(("auraflow", "lumina2"), ImageSpec((4, 8, 8), 0, {"text": (5, 12)})),
+    **dict.fromkeys(("pixart", "sana"), ImageSpec((4, 8, 8), 0, {"text": (5, 12), "text_mask": (5,)})),
 }
 TABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 EPS = Gaussian(BetasSchedule(**TABLE), path="vp", prediction="eps")
@@ -87,6 +123,8 @@ class Blots(ImageSource):
         cond = {name: rng.normal(key.fold(name), ids, tuple(value.shape[1:])) for name, value in batch.cond.items()}
         if "label" in cond:
             cond["label"] = ids % 3
+        if "text_mask" in cond:
+            cond["text_mask"] = torch.ones(len(ids), 5, dtype=torch.int64)
         light = next(iter(cond.values())).float().view(len(ids), -1)[:, :1].tanh()
         noise = rng.normal(key, ids, tuple(batch.x.shape[1:]))
         return Batch(light[:, :, None, None] + 0.1 * noise, ids, cond=cond).to(device)
@@ -106,7 +144,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
-    for name, (cls, config) in NETWORKS.items():
+    for name, (cls, config) in (NETWORKS | MORE).items():
         network = getattr(diffusers, cls)(**config)
         with torch.no_grad():  # some begin at 0, and everything shall matter
             for parameter in network.parameters():
@@ -124,6 +162,8 @@ def batch_of(name: str, size: int = 3) -> Batch:
     cond: dict[str, Tensor] = {
         key: rng.normal(rng.Key(1, key), ids, shape) for key, shape in spec.cond.items() if key != "label"
     }
+    if "text_mask" in cond:  # the first words of each text count
+        cond["text_mask"] = (torch.arange(5) < 2 + ids[:, None]).long()
     if "label" in spec.cond:
         cond["label"] = ids % spec.num_classes
     return Batch(torch.zeros(size, *spec.shape), ids, cond=cond)
@@ -136,7 +176,7 @@ def ours(denoiser: Diffusers, process: Gaussian, batch: Batch, grid: Grid) -> Te
 def loaded(folder: Path, name: str) -> Any:
     import diffusers
 
-    return getattr(diffusers, NETWORKS[name][0]).from_pretrained(folder)
+    return getattr(diffusers, (NETWORKS | MORE)[name][0]).from_pretrained(folder)
 
 
 def theirs(network: Any, name: str, scheduler: Any, batch: Batch, process: Gaussian) -> Tensor:
@@ -190,6 +230,42 @@ def test_euler_on_a_shifted_flow_is_that_of_diffusers(networks: Path, name: str)
     batch = batch_of(name)
     expected = theirs(loaded(networks / name, name), name, scheduler, batch, FLOW)
     close(ours(denoiser(networks, name, FLOW), FLOW, batch, UniformGrid(5)), expected)
+
+
+SIZES = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 3)  # of the picture, its left and upper edge, and again
+
+
+@pytest.mark.parametrize("name", MORE)
+@torch.no_grad()
+def test_other_classes_are_called_as_their_pipelines_call_them(networks: Path, name: str) -> None:
+    process = FLOW if name in ("auraflow", "sana", "lumina2") else EPS
+    batch, t = batch_of(name), torch.tensor([0.2, 0.5, 0.9])
+    cond, x = batch.cond, rng.normal(rng.Key(3), batch.ids, batch.x.shape[1:])
+    steps = (1000 * FLOW.schedule.mask_ratio(t.double())).float() if process is FLOW else 999 * t
+    network = loaded(networks / name, name)
+    if name == "sdxl":
+        added = {"text_embeds": cond["pooled"], "time_ids": SIZES}
+        expected = network(x, steps, cond["text"], added_cond_kwargs=added, return_dict=False)[0]
+    elif name == "dit":
+        expected = network(x, steps, cond["label"], return_dict=False)[0][:, :4]
+    elif name == "pixart":
+        added = {"resolution": None, "aspect_ratio": None}
+        mask = cond["text_mask"]
+        out = network(x, cond["text"], steps, added, encoder_attention_mask=mask, return_dict=False)
+        expected = out[0].chunk(2, dim=1)[0]
+    elif name == "auraflow":
+        expected = network(x, cond["text"], steps / 1000, return_dict=False)[0]
+    elif name == "sana":
+        mask = cond["text_mask"]
+        expected = network(x, cond["text"], steps * 0.001, encoder_attention_mask=mask, return_dict=False)[0]
+    else:
+        mask = torch.ones(3, 5, dtype=torch.bool)
+        expected = -network(x, 1 - steps / 1000, cond["text"], mask, return_dict=False)[0]
+    wrapped = denoiser(networks, name, process)
+    close(wrapped(x, t, wrapped.encode(**cond)), expected)
+    dropped = wrapped.encode(**cond, drop=torch.tensor([True, False, False]))
+    assert not torch.allclose(wrapped(x, t, dropped)[0], expected[0])
+    torch.testing.assert_close(wrapped(x, t, dropped)[1:], wrapped(x, t, wrapped.encode(**cond))[1:])
 
 
 # ---- conditions, times, weights
@@ -300,7 +376,9 @@ def config_of(networks: Path, name: str, **settings: Any) -> RunConfig:
         {
             "data": {"class": f"{__name__}:Blots", "network": name},
             "model": {"kind": "diffusers", "path": str(networks / name), "lora": {"rank": 2}},
-            "schedule": {"kind": "shifted", "base": "linear", "shift": 3.0} if name in ("sd3", "flux") else "betas",
+            "schedule": {"kind": "shifted", "base": "linear", "shift": 3.0}
+            if PROCESSES[name]["path"] == "flow"
+            else "betas",
             "process": PROCESSES[name],
             "objective": {"kind": "denoising", "condition_dropout": 0.1},
             "sampler": {"kind": "euler", "guidance": 1.0},
@@ -327,6 +405,8 @@ PROCESSES: dict[str, dict[str, Any]] = {
     "sd3": {"kind": "gaussian", "path": "flow", "prediction": "flow"},
     "flux": {"kind": "gaussian", "path": "flow", "prediction": "flow"},
 }
+PROCESSES |= dict.fromkeys(("sdxl", "dit", "pixart"), PROCESSES["unet"])
+PROCESSES |= dict.fromkeys(("auraflow", "sana", "lumina2"), PROCESSES["flux"])
 
 
 def fit(config: RunConfig, folder: RunFolder, resume: bool = False) -> Any:
@@ -340,7 +420,7 @@ def newest(run: RunFolder) -> checkpoint.Checkpoint:
     return checkpoint.load(path)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 def test_from_a_network_to_a_network(networks: Path, tmp_path: Path, name: str) -> None:
     """Load, train LoRA, break off and resume, sample, merge, load in diffusers."""
     import onpath
@@ -430,3 +510,30 @@ def test_a_checkpoint_belongs_to_its_base(networks: Path) -> None:
     state["_extra_state"] = state["_extra_state"] + 1
     with pytest.raises(ValueError, match="beside other frozen weights"):
         other.load_state_dict(state)
+
+
+def test_the_recipe_from_cached_latents_to_a_network(networks: Path, tmp_path: Path) -> None:
+    """A pipeline's folder and a file of latents, as their user has them; the run needs no scheduler later."""
+    import diffusers
+
+    import onpath
+    from onpath.data.latents import save_latents
+    from onpath.recipes import path_of
+
+    shutil.copytree(networks / "conditional", tmp_path / "pipeline" / "unet")
+    diffusers.DDIMScheduler(**TABLE, prediction_type="v_prediction").save_pretrained(
+        tmp_path / "pipeline" / "scheduler"
+    )
+    batch = Blots("conditional").examples(torch.arange(40))
+    save_latents(tmp_path / "latents.safetensors", batch.x / 0.18, text=batch.cond["text"])
+    settings = ["training.steps=3", "training.batch_size=4", "training.validation_examples=4", "grid.steps=2"]
+    places = [f"model.path={tmp_path / 'pipeline'}", f"data.path={tmp_path / 'latents.safetensors'}", "data.scale=0.18"]
+    config = RunConfig.load(path_of("diffusers-lora"), [*places, *settings, "device=cpu", "sampler.guidance=2.0"])
+    assert config.schedule.fields["beta_end"] == 0.012 and config.process.fields["prediction"] == "v"
+    run = RunFolder.create(tmp_path / "run", config.as_dict())
+    fit(config, run)
+    shutil.rmtree(tmp_path / "pipeline" / "scheduler")
+    trained: Any = onpath.load(tmp_path / "run")
+    assert trained.sample(batch).x.isfinite().all()
+    trained.export(tmp_path / "merged")
+    assert loaded(tmp_path / "merged", "conditional").config.cross_attention_dim == 12

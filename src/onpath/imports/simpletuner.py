@@ -95,7 +95,7 @@ def read(path: Path) -> Imported:
     prediction = _prediction(keys)
     precision = str(keys.choice("mixed_precision", ("no", "fp16", "bf16", "fp8"), "bf16"))
     sections: dict[str, Any] = {
-        "data": {"kind": "latents", "path": "latents"},
+        "data": {"kind": "latents", "path": "latents.safetensors"},
         "model": _model(keys, precision),
         **_noise(keys, prediction),
         "objective": _objective(keys, prediction),
@@ -105,7 +105,7 @@ def read(path: Path) -> Imported:
     }
     resolution = keys.number("resolution")
     keys.todo.append(
-        "cache the latents of your images and the embeddings of their captions, and put their folder into data.path "
+        "cache the latents of your images and the embeddings of their captions, and put their file into data.path "
         "(docs/diffusers.md)" + (f"; at resolution {resolution:g} as in the file" if resolution else "")
     )
     resumed = keys.text("resume_from_checkpoint")
