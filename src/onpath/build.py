@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 
 from onpath.config import RunConfig
-from onpath.consistency import require_fit, require_guidance, require_ramps, require_training
+from onpath.consistency import require_fit, require_guidance, require_ramps, require_rollouts, require_training
 from onpath.data.source import Source
 from onpath.evaluation.settings import Evaluation, Subject
 from onpath.objectives.base import Objective
@@ -90,7 +90,7 @@ class Parts:
 
     def _bounds(self) -> tuple[Objective, ...]:
         """The bound that validation reports where the training loss is none: continuous where the schedule allows."""
-        if self.objective.is_bound or not isinstance(self.process, Masking):
+        if self.objective.conditional().is_bound or not isinstance(self.process, Masking):
             return ()
         return (bound_of(self.process, self.grid, _BOUND_STEPS, self.sampler.fixed_counts),)
 
@@ -119,6 +119,7 @@ def build(config: RunConfig, spec: DataSpec | None = None) -> Parts:
     if spec is None:
         require_training(trainer, parts.source, model)
         require_ramps(parts.objective, trainer.num_steps(parts.source))
+        require_rollouts(parts.objective, trainer)
         evaluation.require(parts.subject(cast(Denoiser, model)))
     return parts
 

@@ -110,8 +110,8 @@ def require_rollouts(objective: Objective, trainer: Trainer) -> None:
     """ValueError where processes that hold shards would wait for each other's rollouts for ever."""
     if trainer.parallel == "fsdp" and isinstance(getattr(objective, "scheduled_sampling", None), ScheduledSampling):
         raise ValueError(
-            "config: training.parallel is fsdp, but objective.scheduled_sampling is set; the rollouts of a process take "
-            "as many forwards as its own rows need, and shards are gathered by all processes together; set "
+            "config: training.parallel is fsdp, but objective.scheduled_sampling is set; a process rolls out in as "
+            "many forwards as its own rows need, and shards are gathered by all processes together; set "
             "training.parallel=ddp, or leave objective.scheduled_sampling out"
         )
 

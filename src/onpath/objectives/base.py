@@ -14,6 +14,7 @@ from torch import Tensor
 from onpath import rng
 from onpath.processes.base import Process
 from onpath.processes.masking import Masking, flat_rows
+from onpath.rollouts import Drawn, TokenRollouts
 from onpath.types import Batch, Denoiser, Loss, Nets, Noisy
 
 _GOLDEN = 0x61C88647  # 2**32 divided by the square of the golden ratio
@@ -23,13 +24,16 @@ class Objective(ABC):
     """What is minimised. ``objective(nets, batch, key, step)`` is a pure function of its arguments."""
 
     process: Process
-    is_bound: ClassVar[bool] = False
-    """Whether the loss is a bound on the negative log-likelihood; beside any other, validation reports one."""
     predicts_mask: ClassVar[bool] = False
     """Whether the network is asked for [MASK] as well as for words."""
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the loss is a bound on the negative log-likelihood; beside any other, validation reports one."""
+        return False
+
     def conditional(self) -> Objective:
-        """The objective without condition drop-out, by which validation judges the conditional model."""
+        """The objective without condition drop-out and rollouts, by which validation judges the conditional model."""
         return self
 
     @abstractmethod
@@ -38,11 +42,24 @@ class Objective(ABC):
 
 
 @dataclass(frozen=True)
+class Corrections:
+    """Positions that are scored beside the masked ones: those where a rollout has revealed a wrong token.
+
+    at: (M, L) what rollouts have revealed, right or wrong. number: how many positions that are. weight: of the
+    cross-entropy at a wrong one.
+    """
+
+    at: Bool[Tensor, "M L"]
+    number: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class TokenScores:
     """Cross-entropy and hits at N rows.
 
-    cost: (N,) weighed cross-entropy, with gradient. nats: (N,) unweighed, without. hit: (N,); example: (N,) index of
-    each row's example.
+    cost: (N,) weighed cross-entropy, with gradient. nats: (N,) unweighed, without; hit: (N,): of masked positions, 0 at
+    others. example: (N,) index of each row's example.
     """
 
     cost: Float[Tensor, "N"]
@@ -63,28 +80,38 @@ def stratified(key: rng.Key, ids: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
 
 
 def score_masked(
-    process: Masking, denoiser: Denoiser, batch: Batch, noisy: Noisy, weights: Float[Tensor, "M"] | None = None
+    process: Masking,
+    denoiser: Denoiser,
+    batch: Batch,
+    noisy: Noisy,
+    weights: Float[Tensor, "M"] | None = None,
+    corrections: Corrections | None = None,
 ) -> TokenScores:
     """Cross-entropy of the clean tokens at the masked positions, the head running there only.
 
     weights: (M,) of the states, 1 each without them; they are multiplied in while a row is read, so that nothing is
-    left to do with the rows but to sum them up (see ``models.blocks.apply_readout``).
+    left to do with the rows but to sum them up (see ``models.blocks.apply_readout``). corrections: positions that are
+    scored as well; the time that the network receives does not change with them.
 
     `noisy` may hold m·B rows for a batch of B: several corruptions of the same examples share one encoding.
     A network that also has a logit for [MASK] is scored by its distribution over words, as it is sampled from.
     """
     length = batch.x.shape[1]
     copies = noisy.x.shape[0] // batch.size
-    # elsewhere the token need not be a word: a dropped prompt is [MASK], padding is anything
-    some_word = int(process.mask_id == 0)
-    targets = torch.where(noisy.masked, batch.x.repeat(copies, 1), some_word).flatten()
+    clean = batch.x.repeat(copies, 1)
     known = None if noisy.num_masked is None else int(noisy.num_masked.sum())
-    rows = flat_rows(noisy.masked, known)
     counts = noisy.masked.sum(-1) if noisy.num_masked is None else noisy.num_masked.to(noisy.x.device)
-
     # a row that is not masked is read only where masked ones could not be counted, and weighs nothing
     weight = noisy.masked.to(torch.float32)
-    weight = (weight if weights is None else weight * weights.to(weight.device)[:, None]).flatten()
+    weight = weight if weights is None else weight * weights.to(weight.device)[:, None]
+    asked = noisy.masked
+    if corrections is not None:
+        weight = torch.where(corrections.at & (noisy.x != clean), corrections.weight, weight)
+        asked = asked | corrections.at
+        known = None if known is None else known + corrections.number
+    # elsewhere the token need not be a word: a dropped prompt is [MASK], padding is anything
+    targets, weight = torch.where(asked, clean, int(process.mask_id == 0)).flatten(), weight.flatten()
+    rows = flat_rows(asked, known)
 
     def readout(logits: Float[Tensor, "N V"], chunk: Int64[Tensor, "N"]) -> tuple[Tensor, Tensor, Tensor]:
         logits = process.words_only(logits.float())
@@ -94,8 +121,8 @@ def score_masked(
 
     memo = denoiser.encode(**batch.conditions())
     cost, nats, hit = denoiser(noisy.x, process.masked_fraction(batch, counts), memo, rows=rows, readout=readout)
-    if len(rows) == noisy.masked.numel() and noisy.num_masked is None:
-        keep = noisy.masked.flatten()
+    if corrections is not None or (len(rows) == noisy.masked.numel() and known is None):
+        keep = noisy.masked.flatten()[rows]
         nats, hit = nats * keep, hit & keep
     return TokenScores(cost, nats, hit, rows // length)
 
@@ -132,4 +159,27 @@ def token_metrics(scores: TokenScores, noisy: Noisy, batch: Batch) -> dict[str, 
         "masked_cross_entropy": (scores.nats.sum(), num_masked),
         "masked_share": (num_masked, num_free),
         "num_masked": (num_masked, float(noisy.x.shape[0])),
+    }
+
+
+def corrections_of(rollouts: TokenRollouts | None, drawn: Drawn, share: float = 1.0) -> Corrections | None:
+    """What the rollouts of a step give to be corrected, where that is asked for; `share` is put on its weight."""
+    if rollouts is None or not rollouts.rule.correction or drawn.revealed is None:
+        return None
+    return Corrections(drawn.revealed, drawn.num_revealed, share * rollouts.rule.correction)
+
+
+def rollout_metrics(drawn: Drawn, batch: Batch) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+    """Of scheduled sampling, as (sum, count) pairs: shares of the states and of the tokens, and what it costs."""
+    wrong: Tensor | float = 0.0
+    assert isinstance(drawn.state, Noisy)
+    num_states = drawn.state.x.shape[0]
+    if drawn.revealed is not None:
+        clean = batch.x.repeat(num_states // batch.size, 1)
+        wrong = (drawn.revealed & (drawn.state.x != clean)).sum()
+    return {
+        "rollout_share": (float(0 if drawn.joined is None else len(drawn.joined)), float(num_states)),
+        "rollout_wrong": (wrong, float(drawn.num_revealed)),
+        "rollout_forwards": (float(drawn.num_forwards), float(batch.size)),
+        "rollout_seconds": (drawn.seconds, 1.0),
     }

@@ -7,10 +7,22 @@ from dataclasses import dataclass, replace
 import torch
 
 from onpath import rng
-from onpath.objectives.base import Objective, check_dropout, dropped, score_masked, stratified, token_metrics
+from onpath.objectives.base import (
+    Objective,
+    check_dropout,
+    corrections_of,
+    dropped,
+    rollout_metrics,
+    score_masked,
+    stratified,
+    token_metrics,
+)
 from onpath.processes.masking import Masking
 from onpath.ramps import Ramp, as_ramp
-from onpath.types import Batch, Loss, Nets
+from onpath.rollouts import TokenRollouts, draw_state
+from onpath.sampling.loop import Sampler
+from onpath.scheduled_sampling import ScheduledSampling
+from onpath.types import Batch, Loss, Nets, Noisy
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,8 @@ class MaskedCrossEntropy(Objective):
     `high` that ends below 1 never trains the first state of a generation: it is refused unless `partial` is set.
     exact: mask a fixed number of tokens for a ratio instead of one coin a position.
     condition_dropout: share of examples trained without their condition, for guidance.
+    scheduled_sampling: trains rows on states that the model has reached itself, by the run's own `sampler`; see
+      ``ScheduledSampling``. Validation is on states of the process alone.
     Never reported as a NELBO; see ``ContinuousNELBO`` for the bound.
     """
 
@@ -30,9 +44,12 @@ class MaskedCrossEntropy(Objective):
     partial: bool = False
     exact: bool = True
     condition_dropout: float = 0.0
+    scheduled_sampling: ScheduledSampling | None = None
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         check_dropout(self.condition_dropout)
+        _ = self.rollouts  # refused here where they cannot be
         low, high = as_ramp(self.low), as_ramp(self.high)
         final = high.value(2**62)
         for step in (0, *low.bends, *high.bends, 2**62):
@@ -47,8 +64,14 @@ class MaskedCrossEntropy(Objective):
                 "never trained. Let it reach 1.0, or set partial: true if that is what you want"
             )
 
+    @property
+    def rollouts(self) -> TokenRollouts | None:
+        """How rows come to states of the model's own; ValueError where the sampler cannot bring them there."""
+        rule = self.scheduled_sampling
+        return None if rule is None else TokenRollouts(rule, self.sampler)
+
     def conditional(self) -> MaskedCrossEntropy:
-        return replace(self, condition_dropout=0.0)
+        return replace(self, condition_dropout=0.0, scheduled_sampling=None)
 
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
         low, high = as_ramp(self.low).value(step), as_ramp(self.high).value(step)
@@ -61,6 +84,11 @@ class MaskedCrossEntropy(Objective):
             noisy = self.process.corrupt_count(batch, num_masked, key.fold("corrupt"))
         else:
             noisy = self.process.corrupt_ratio(batch, ratio.float().to(batch.x.device), key.fold("corrupt"))
-        scores = score_masked(self.process, nets.model, batch, noisy)
-        metrics = token_metrics(scores, noisy, batch)
+        drawn = draw_state(self.rollouts, self.process, nets, batch, noisy, key, step)
+        assert isinstance(drawn.state, Noisy)
+        corrections = corrections_of(self.rollouts, drawn)
+        scores = score_masked(self.process, nets.model, batch, drawn.state, corrections=corrections)
+        metrics = token_metrics(scores, drawn.state, batch)
+        if self.scheduled_sampling is not None:
+            metrics |= rollout_metrics(drawn, batch)
         return Loss(scores.cost.sum(), metrics["num_masked"][0], metrics)

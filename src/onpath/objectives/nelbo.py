@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,33 +14,56 @@ from onpath import rng
 from onpath.objectives.base import (
     Objective,
     check_dropout,
+    corrections_of,
     dropped,
+    rollout_metrics,
     score_masked,
     stack_noisy,
     stratified,
     token_metrics,
 )
 from onpath.processes.masking import Masking
+from onpath.rollouts import TokenRollouts, draw_state
 from onpath.sampling.grids import Grid, UniformGrid
+from onpath.sampling.loop import Sampler
+from onpath.scheduled_sampling import ScheduledSampling
 from onpath.types import Batch, Denoiser, Loss, Nets, Noisy
 
 
-def _nelbo_loss(nets: Nets, process: Masking, batch: Batch, noisy: Noisy, weights: Float[Tensor, "M"]) -> Loss:
-    """Loss in nats per free token from states (M, L) of a batch of B whose examples weigh `weights` (M,)."""
-    scores = score_masked(process, nets.model, batch, noisy, weights)
-    nats = scores.cost.sum()
-    num_free = float(batch.free_counts().sum())
-    metrics = token_metrics(scores, noisy, batch)
-    metrics["nelbo_per_token"] = (nats.detach(), num_free)
-    metrics["nelbo"] = (nats.detach(), float(batch.size))
-    return Loss(nats, num_free, metrics)
-
-
 class Bound(Objective):
-    """An objective that bounds -log p(x)."""
+    """An objective that bounds -log p(x); with scheduled sampling it is trained on other states and bounds nothing."""
 
     process: Masking
-    is_bound: ClassVar[bool] = True
+    condition_dropout: float
+    scheduled_sampling: ScheduledSampling | None
+    sampler: Sampler | None
+
+    @property
+    def is_bound(self) -> bool:
+        return self.scheduled_sampling is None
+
+    @property
+    def rollouts(self) -> TokenRollouts | None:
+        """How rows come to states of the model's own; ValueError where the sampler cannot bring them there."""
+        rule = self.scheduled_sampling
+        return None if rule is None else TokenRollouts(rule, self.sampler)
+
+    def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
+        batch = dropped(self.process, batch, self.condition_dropout, key)
+        noisy, weights = self.states(batch, stratified(key, batch.ids), key.fold("corrupt"))
+        drawn = draw_state(self.rollouts, self.process, nets, batch, noisy, key, step)
+        assert isinstance(drawn.state, Noisy)
+        # a correction weighs as a token of the text does, whose weights over the states of an example are 1 on average
+        corrections = corrections_of(self.rollouts, drawn, 1.0 / (len(weights) // batch.size))
+        scores = score_masked(self.process, nets.model, batch, drawn.state, weights, corrections)
+        nats, num_free = scores.cost.sum(), float(batch.free_counts().sum())
+        metrics = token_metrics(scores, drawn.state, batch)
+        if self.is_bound:
+            metrics["nelbo_per_token"] = (nats.detach(), num_free)
+            metrics["nelbo"] = (nats.detach(), float(batch.size))
+        else:
+            metrics |= rollout_metrics(drawn, batch)
+        return Loss(nats, num_free, metrics)
 
     @abstractmethod
     def states(self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key) -> tuple[Noisy, Float[Tensor, "M"]]:
@@ -68,6 +91,8 @@ class ContinuousNELBO(Bound):
       `counts`: k stratified in 1..L, weight L/k;
       `bernoulli`: t stratified, one coin a position, weight -alpha'/(1 - alpha).
     condition_dropout: share of examples trained without their condition, for guidance.
+    scheduled_sampling: trains rows on states that the model has reached itself, by the run's own `sampler`; see
+      ``ScheduledSampling``. Validation is on states of the process alone.
     The integral is over du/u with u = 1 - alpha, hence the same for every schedule with these ends; one with bounds
     has a T-step bound only (``TrajectoryNELBO``) and is refused here.
     Source: MDLM, arXiv:2406.07524, Eq. 10; exact counts: arXiv:2406.03736, Eq. 3.13.
@@ -76,9 +101,12 @@ class ContinuousNELBO(Bound):
     process: Masking
     masks: Literal["pairs", "counts", "bernoulli"] = "pairs"
     condition_dropout: float = 0.0
+    scheduled_sampling: ScheduledSampling | None = None
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         check_dropout(self.condition_dropout)
+        _ = self.rollouts  # refused here where they cannot be
         ends = self.process.schedule.end_points()
         if ends != (1.0, 0.0):
             raise ValueError(
@@ -89,12 +117,7 @@ class ContinuousNELBO(Bound):
             raise ValueError(f"continuous NELBO: masks is {self.masks!r}; allowed are pairs, counts, bernoulli")
 
     def conditional(self) -> ContinuousNELBO:
-        return replace(self, condition_dropout=0.0)
-
-    def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
-        batch = dropped(self.process, batch, self.condition_dropout, key)
-        noisy, weights = self.states(batch, stratified(key, batch.ids), key.fold("corrupt"))
-        return _nelbo_loss(nets, self.process, batch, noisy, weights)
+        return replace(self, condition_dropout=0.0, scheduled_sampling=None)
 
     def states(self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key) -> tuple[Noisy, Float[Tensor, "M"]]:
         free = batch.free_counts()
@@ -131,6 +154,8 @@ class TrajectoryNELBO(Bound):
     fixed_counts: False for the ancestral sampler (rho_j = (alpha_{j-1} - alpha_j)/(1 - alpha_j)), True for the one that
     reveals a fixed number n_j of the |M_j| masked positions, chosen uniformly (weight n_j/|M_j|).
     condition_dropout: share of examples trained without their condition, for guidance.
+    scheduled_sampling: trains rows on states that the model has reached itself, by the run's own `sampler`; see
+      ``ScheduledSampling``. Validation is on states of the process alone.
     Source: MDLM, arXiv:2406.07524, Eq. 7 and 8, with the first and last term written out.
     """
 
@@ -139,9 +164,12 @@ class TrajectoryNELBO(Bound):
     steps_per_example: int = 4
     fixed_counts: bool = False
     condition_dropout: float = 0.0
+    scheduled_sampling: ScheduledSampling | None = None
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         check_dropout(self.condition_dropout)
+        _ = self.rollouts  # refused here where they cannot be
         num_steps = len(self.grid.times(self.process.schedule)) - 1
         if not 0 <= self.steps_per_example <= num_steps:
             raise ValueError(
@@ -150,12 +178,7 @@ class TrajectoryNELBO(Bound):
             )
 
     def conditional(self) -> TrajectoryNELBO:
-        return replace(self, condition_dropout=0.0)
-
-    def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
-        batch = dropped(self.process, batch, self.condition_dropout, key)
-        noisy, weights = self.states(batch, stratified(key, batch.ids), key.fold("corrupt"))
-        return _nelbo_loss(nets, self.process, batch, noisy, weights)
+        return replace(self, condition_dropout=0.0, scheduled_sampling=None)
 
     def states(self, batch: Batch, draws: Float[Tensor, "B"], key: rng.Key) -> tuple[Noisy, Float[Tensor, "M"]]:
         times = torch.tensor(self.grid.times(self.process.schedule), dtype=torch.float64)
