@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 
+import pictures
 import texts
 from onpath import build, cli
 from onpath.config import RunConfig
@@ -446,6 +447,44 @@ COMMANDS = [
     Case("minigrid missing", "evaluate run modes=[closed@2/minigrid]", "real environment", "minigrid is missing", "needs gymnasium and minigrid", "pip install", missing("minigrid")),
 ]  # fmt: skip
 
+
+def image_files(patch: pytest.MonkeyPatch) -> None:
+    pictures.write_all(Path())
+
+
+IMAGE_CONFIG: dict[str, Any] = {
+    "data": "digits",
+    "model": {"kind": "image_unet", "width": 8, "levels": [1, 2]},
+    "objective": "denoising",
+    "training": {"steps": 3, "batch_size": 8, "validation_examples": 4},
+    "device": "cpu",
+}
+IMAGES = "train image.yaml --run new"
+FASHION = f"{IMAGES} 'data={{kind: fashion_mnist, path: idx}}'"
+CIFAR = f"{IMAGES} 'data={{kind: cifar10, path: cifar}}'"
+PHOTOS = f"{IMAGES} 'data={{kind: image_folder, path: folder, size: 6}}'"
+ENCODED = f"{IMAGES} 'data={{kind: latents, path: latents.safetensors}}'"
+TRAIN_IMAGES = "idx/train-images-idx3-ubyte.gz"
+
+PICTURES = [
+    Case("no official files", FASHION, TRAIN_IMAGES, "there is no such folder", "needed are the official files train-images-idx3-ubyte", "get them from https://github.com/zalandoresearch"),
+    Case("torn official file", FASHION, TRAIN_IMAGES, "cannot be unpacked", "a whole .gz file is needed", "get it again", many(image_files, cut(TRAIN_IMAGES))),
+    Case("another idx file", FASHION, TRAIN_IMAGES, "begins with 00 00 08 01", "begins with 00 00 08 03", "get it again", many(image_files, text(TRAIN_IMAGES, gzip.compress(b"\0\0\x08\x01\0\0\0\0")))),
+    Case("all images held out", FASHION, "idx", "validation_examples is 5000", "allowed are 0 to 59", "lower it", image_files),
+    Case("side that does not divide", f"{FASHION} data.size=15", "data.size", "size is 15", "the divisors of 28", "change data.size"),
+    Case("pickles of CIFAR-10", CIFAR, "cifar:", "holds the Python version", "the binary version is needed", "get cifar-10-binary.tar.gz", text("cifar/data_batch_1", b"\x80")),
+    Case("torn CIFAR-10", CIFAR, "data_batch_2.bin", "holds 3 bytes", "a multiple of 3073", "unpack it again", many(image_files, text("cifar/cifar-10-batches-bin/data_batch_2.bin", "abc"))),
+    Case("no folder of pictures", PHOTOS, "folder:", "there is no such folder", ".png, .jpg, .jpeg, .webp", "check data.path"),
+    Case("no picture in it", PHOTOS, "folder:", "holds no picture (but 1 x .txt)", "files ending in .png", "convert them", text("folder/a.txt", "")),
+    Case("broken pictures", PHOTOS, "folder:", "1 of 61 pictures cannot be read: cat/a.jpg", "whole PNG, JPEG or WebP files", "repair these, or take them away", many(image_files, text("folder/cat/a.jpg", "no picture"))),
+    Case("picture without a class", PHOTOS, "folder:", "a.png lies in the folder itself", "into the subfolder of its class", "or set data.labels=false", many(image_files, text("folder/a.png", ""))),
+    Case("colours", f"{PHOTOS} data.channels=4", "data.channels", "channels is 4", "1 (grey) and 3 (RGB)", "change data.channels"),
+    Case("pillow missing", PHOTOS, "PIL", "pillow is needed", "to read pictures", 'pip install "onpath[images]"', many(image_files, missing("PIL.Image"))),
+    Case("column of pictures", f"{IMAGES} 'data={{kind: hub_images, name: pictures.parquet, size: 5, image: img}}'", "pictures.parquet, split train, row 0", "no column 'img'", "but image, label", "set data.image", image_files),
+    Case("no latents", ENCODED, "latents.safetensors", "no such file", "with the array `latents` (N, C, H, W)", "check data.path"),
+    Case("torn latents", ENCODED, "latents.safetensors", "is torn", "with the array `latents` (N, C, H, W)", "write it again", many(image_files, cut("latents.safetensors"))),
+]  # fmt: skip
+
 TABLE = {
     f"{group}: {case.name}": case
     for group, cases in {
@@ -455,6 +494,7 @@ TABLE = {
         "config file": FILES,
         "data": DATA,
         "text": TEXTS,
+        "image": PICTURES,
         "run": RUNS,
         "command": COMMANDS,
     }.items()
@@ -471,6 +511,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = build.build(config)
     parts.trainer.fit(parts.job(), RunFolder.create(path / "run", config.as_dict()))
     (path / "text.yaml").write_text(yaml.safe_dump(TEXT_CONFIG))
+    (path / "image.yaml").write_text(yaml.safe_dump(IMAGE_CONFIG))
     (path / "t.txt").write_text("to be or not to be " * 20)
     parts = build.build(RunConfig.parse(override(TEXT_CONFIG, [f"data.path={path / 't.txt'}"])))
     parts.trainer.fit(parts.job(), RunFolder.create(path / "text-run", parts.config.as_dict()))
@@ -497,7 +538,7 @@ def contents(path: Path) -> dict[str, bytes | None]:
 
 
 def test_the_table_holds_fifty_kinds_and_more() -> None:
-    cases = [*SETTINGS, *VALUES, *CLASSES, *FILES, *DATA, *TEXTS, *RUNS, *COMMANDS]
+    cases = [*SETTINGS, *VALUES, *CLASSES, *FILES, *DATA, *TEXTS, *PICTURES, *RUNS, *COMMANDS]
     assert len(TABLE) == len(cases) >= 50
     assert all(part for case in cases for part in (case.where, case.given, case.allowed, case.todo))
 

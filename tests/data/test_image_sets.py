@@ -153,6 +153,11 @@ def test_bad_idx_files_are_refused_by_name(
     assert all(part in message for part in (*parts, "idx"))
 
 
+def test_what_only_an_evaluation_reads_is_missed_before_a_training(folder: Path) -> None:
+    (folder / CLASSES).unlink()
+    assert f"{CLASSES}.gz: there is no such file" in refusal(FashionMNIST(str(folder), validation_examples=9))
+
+
 def test_a_mistyped_folder_is_told_as_one(tmp_path: Path) -> None:
     assert "there is no such folder" in refusal(MNIST(str(tmp_path / "fasion")))
     assert "there is no such folder" in refusal(Cifar10(str(tmp_path / "cifra")))

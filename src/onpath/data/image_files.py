@@ -25,13 +25,30 @@ def stamp(path: Path) -> Stamp:
     return str(path), stat.st_mtime_ns if stat else 0, stat.st_size if stat else 0
 
 
+def idx_files(folder: Path, where: str) -> tuple[Path, ...]:
+    """The four files of a data set in the layout of MNIST, with .gz or unpacked: images and labels to train on, then to
+    test. ValueError with `where` they are to be had, where one is missing."""
+    parts = [(part, kind) for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    names = [f"{part}-{kind}-ubyte" for part, kind in parts]
+    found = []
+    for name in names:
+        packed, plain = folder / f"{name}.gz", folder / name
+        if not packed.is_file() and not plain.is_file():
+            beside = "" if folder.is_dir() else "; there is no such folder"
+            raise ValueError(
+                f"{packed}: there is no such file{beside}; needed are the official files {', '.join(names)}, unpacked "
+                f"or with .gz, in one folder: get them from {where} and set data.path to the folder"
+            )
+        found.append(packed if packed.is_file() else plain)
+    return tuple(found)
+
+
 def labelled_idx(
     images: Path, labels: Path, num_classes: int, where: str
 ) -> tuple[UInt8[np.ndarray, "N H W"], Int64[np.ndarray, "N"]]:
-    """The images of an idx file and their classes; each file may be there as .gz or unpacked.
+    """The images of an idx file and their classes, from ``idx_files``.
 
-    where: where such files are to be had, for the message where there is none. ValueError where a file is missing,
-    torn or of another kind, and where the two do not belong together.
+    ValueError where a file is torn or of another kind, and where the two do not belong together.
     """
     pixels, found = _idx(images, 3, where), _idx(labels, 1, where)
     if len(pixels) != len(found):
@@ -62,21 +79,13 @@ def _idx(path: Path, num_dims: int, where: str) -> UInt8[np.ndarray, "..."]:
 
 
 def _unpacked(path: Path, where: str) -> bytes:
-    packed = path.with_name(f"{path.name}.gz")
-    if not packed.is_file() and not path.is_file():
-        beside = "" if path.parent.is_dir() else "; there is no such folder"
-        raise ValueError(
-            f"{packed}: there is no such file{beside}; needed are the official files train-images-idx3-ubyte, "
-            "train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, unpacked or with .gz, in "
-            f"one folder: get them from {where} and set data.path to the folder"
-        )
-    if not packed.is_file():
+    if path.suffix != ".gz":
         return path.read_bytes()
     try:
-        return gzip.decompress(packed.read_bytes())
+        return gzip.decompress(path.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
-            f"{packed}: cannot be unpacked ({error}); a whole .gz file is needed; it is torn, so get it again from "
+            f"{path}: cannot be unpacked ({error}); a whole .gz file is needed; it is torn, so get it again from "
             f"{where}"
         ) from error
 

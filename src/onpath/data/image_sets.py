@@ -118,7 +118,7 @@ class IdxImages(OfficialImages):
     def _part(self, test: bool) -> Part:
         found = idx_files(Path(self.path).expanduser(), self._home)
         files = (found[2], found[3]) if test else (found[0], found[1])
-        changed = tuple(stamp(path) for file in files for path in (file, file.with_name(f"{file.name}.gz")))
+        changed = tuple(map(stamp, files))
         return _idx_part(files, changed, len(self.class_names), self._home, self.size, self.pad)
 
 
