@@ -19,6 +19,7 @@ from onpath.interrupts import Interrupts
 from onpath.mistakes import message_of
 from onpath.options import (
     DeviceOption,
+    DriftOptions,
     EvaluationOverrides,
     JsonOption,
     Overrides,
@@ -26,6 +27,7 @@ from onpath.options import (
     RunArgument,
     SampleOptions,
     SamplerOverrides,
+    require_generation,
     taking,
 )
 from onpath.recipes import path_of, shipped, summary
@@ -161,9 +163,7 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
     from onpath.sampling.loop import last
     from onpath.sampling.states import ImageState
 
-    for text in overrides or []:
-        if not text.startswith(("sampler.", "sampler=", "grid.", "grid=")):
-            raise ValueError(f"sample: {text!r} would have no effect; allowed are settings of the sampler and the grid")
+    for text in require_generation("sample", overrides):
         if options.steps is not None and text.startswith("grid"):
             raise ValueError(f"sample: --steps takes an even grid in place of {text!r}; leave one of them out")
     loaded = load(run, device=options.device, overrides=overrides or [])
@@ -188,6 +188,27 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
     else:
         for index, row in enumerate(samples):
             terminal.console.print(f"[dim]{index}[/dim] {row['text']}", highlight=False)
+
+
+@app.command()
+@taking(DriftOptions)
+def drift(run: RunArgument, overrides: SamplerOverrides = None, *, options: DriftOptions) -> None:
+    """Compare a run's own states with those that it was trained on, and add the rows to evaluation.json."""
+    from onpath.reports import drift_picture
+    from onpath.runs import load
+
+    label = " ".join(require_generation("drift", overrides))
+    loaded, settings = load(run, device=options.device, overrides=overrides or []), options.settings()
+    loaded.folder.evaluation()  # a file that cannot be added to is refused now
+    with terminal.errors.status("walking …"):
+        rows = loaded.drift(settings, label)
+    loaded.folder.write_evaluation(rows)
+    if options.picture is not None:
+        drift_picture.write(rows, options.picture, loaded.folder.path.name)
+    if options.as_json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+    else:
+        terminal.show_drift(rows)
 
 
 @app.command()

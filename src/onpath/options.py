@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    from onpath.evaluation.drift import Drift
     from onpath.runs import Run
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
@@ -84,6 +85,46 @@ class SampleOptions:
         for name in names:
             if getattr(self, name) is not None:
                 raise ValueError(f"sample: --{name} {why}; leave it out")
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """The options of ``onpath drift``; what is not given is as in ``evaluation.drift.Drift``."""
+
+    times: Annotated[str | None, typer.Option(help="Times from 0 (data) to 1 (noise), such as 0.2,0.5,0.8.")] = None
+    offsets: Annotated[str | None, typer.Option(help="Lengths of the walk in steps of the grid, such as 1,5,all.")] = None
+    examples: Annotated[int | None, typer.Option(help="How many held-out examples, 256 by default.", min=2)] = None
+    split: Annotated[str | None, typer.Option(help="validation (the default), test or train.")] = None
+    picture: Annotated[Path | None, typer.Option(help="Draw it into this file, PNG, SVG or PDF.")] = None
+    device: DeviceOption = None
+    as_json: JsonOption = False
+
+    def settings(self) -> Drift:
+        """The settings asked for; ValueError for those that there are not."""
+        from onpath.evaluation.drift import Drift
+
+        told: dict[str, Any] = {"split": self.split, "num_examples": self.examples}
+        try:
+            if self.times is not None:
+                told["times"] = tuple(map(float, self.times.split(",")))
+            if self.offsets is not None:
+                told["offsets"] = tuple(one if one == "all" else int(one) for one in self.offsets.split(","))
+        except ValueError as error:
+            raise ValueError(
+                f"drift: --times is {self.times} and --offsets is {self.offsets} ({error}); write them like "
+                "--times 0.2,0.5,0.8 and --offsets 1,5,all"
+            ) from error
+        return Drift(**{name: value for name, value in told.items() if value is not None})
+
+
+def require_generation(command: str, overrides: list[str] | None) -> list[str]:
+    """The settings over those of a run; ValueError where one is not of how it generates."""
+    for text in overrides or []:
+        if not text.startswith(("sampler.", "sampler=", "grid.", "grid=")):
+            raise ValueError(
+                f"{command}: {text!r} would have no effect; allowed are settings of the sampler and the grid"
+            )
+    return overrides or []
 
 
 def taking(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -97,6 +97,8 @@ _COLUMNS = ("success", "spl", "optimal", "return", "bumps", "forwards_per_decisi
 def show_evaluation(rows: list[dict[str, Any]]) -> None:
     """Timings where there are any, then one line for each set and mode of a policy, or for each figure of a text."""
     by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    drifted = [row for row in rows if "offset" in row]
+    rows = [row for row in rows if "offset" not in row]
     for row in rows:
         by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
     _show_timings(by_mode)
@@ -108,6 +110,34 @@ def show_evaluation(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["metric"] == "agreement":
             console.print(f"{row['set']} {row['mode']}: {row['value']:.2%} of {row['n']} episodes agree with MiniGrid")
+    if drifted:
+        show_drift(drifted)
+
+
+def show_drift(rows: list[dict[str, Any]]) -> None:
+    """Bias, then loss against that of forward states with the floor behind it: a line for each time, from noise to
+    data, and a column for each length of the walk."""
+    if not rows:
+        console.print("drift: the grid has one step, so there is no state between noise and data to compare")
+        return
+    found = {(row["t"], row["offset"], row["metric"]): row for row in rows}
+    times = sorted({row["t"] for row in rows}, reverse=True)
+    offsets = list(dict.fromkeys(row["offset"] for row in rows if row["offset"] != 0))
+    names = ["from noise" if one == "all" else f"+{one} step{'s' if one > 1 else ''}" for one in offsets]
+    bias = Table("t", *names, box=None, title="bias of own states, 95 % (0: as in training)", title_justify="left")
+    loss = Table("t", "forward", *names, box=None, title="loss, own / forward (floor)", title_justify="left")
+    for t in times:
+        cells, ratios = [], []
+        for offset in offsets:
+            one, ratio = found.get((t, offset, "bias")), found.get((t, offset, "loss_ratio"))
+            cells.append(f"{one['value']:+.1%} ± {one['ci95'][1] - one['value']:.1%}" if one else "–")
+            floor = found.get((t, offset, "floor"))
+            ratios.append(f"{ratio['value']:.3f} ({floor['value']:.3f})" if ratio and floor else "–")
+        bias.add_row(f"{t:.3g}", *cells)
+        forward = found.get((t, 0, "loss"))
+        loss.add_row(f"{t:.3g}", f"{forward['value']:.4g}" if forward else "–", *ratios)
+    console.print(bias, loss)
+    console.print(f"over {max(row['n'] for row in rows)} examples; how to read it: docs/drift.md", highlight=False)
 
 
 def _show_successes(by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]]) -> None:
