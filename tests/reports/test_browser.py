@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Page, chromium
-from folders import NASTY, made, made_of_text
+from folders import NASTY, made, made_of_images, made_of_text
 
 from onpath.records import RunFolder, Trace
 from onpath.reports import page
@@ -243,3 +243,14 @@ def test_a_live_page_loads_itself_again(tab: Page, tmp_path: Path, monkeypatch: 
     folder.append_metrics({"step": 4, "set": "train", "loss": 0.25})
     page.write([folder.path], out, live=True)
     tab.wait("document.querySelector('.state')?.textContent.includes('4 steps')")
+
+
+def test_samples_are_shown_without_a_script(tab: Page, tmp_path: Path) -> None:
+    page.write([made_of_images(tmp_path / "one").path, made(tmp_path / "two").path], tmp_path / "report.html")
+    tab.size(400, 900)
+    tab.open(f"file://{tmp_path / 'report.html'}")
+    assert tab.faults() == []
+    found = tab.run("[...document.querySelectorAll('#samples img')].map((e) => [e.naturalWidth, e.naturalHeight])")
+    assert found == [[14, 4]] * 4 + [[14, 9]]
+    assert tab.run("[...document.querySelectorAll('#samples img')].every((e) => e.alt.length > 5)")
+    assert tab.run("document.documentElement.scrollWidth") <= 400
