@@ -23,7 +23,7 @@ def test_wheel_holds_the_package_and_its_recipes(tmp_path: Path) -> None:
     kept = {
         path.relative_to(source)
         for path in source.rglob("*")
-        if path.suffix in {".py", ".yaml", ".typed", ".html", ".css", ".js"}
+        if path.suffix in {".py", ".yaml", ".typed", ".html", ".css", ".js", ".safetensors", ".npz", ".gz"}
     }
     installed = site / "onpath"
     assert kept <= {path.relative_to(installed) for path in installed.rglob("*")}
