@@ -1,1 +1,0 @@
-"""Configs of other trainers as recipes of this one, with a report of what became of each setting."""
