@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import statistics
@@ -15,14 +16,21 @@ import torch
 from torch import Tensor
 
 from onpath.data.source import Source
+from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
-from onpath.schedules import LinearSchedule
-from onpath.types import Batch, Spec
+from onpath.rng import Key
+from onpath.rollouts import trajectory
+from onpath.sampling.solvers import Euler, UniPC
+from onpath.scheduled_sampling import ScheduledSampling
+from onpath.schedules import BetasSchedule, LinearSchedule
+from onpath.types import Batch, Noised, Spec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no package
 
 from benchmarks import _mdlm_peer as peer
-from benchmarks import mdlm, sampler_text, train_step
+from benchmarks import _rollout_peer as rollout_peer
+from benchmarks import mdlm, rollout, sampler_text, train_step
+from benchmarks._rollout_networks import digits_network
 
 WORDS, LENGTH = 7, 12
 CHECKOUT = os.environ.get("MDLM_CHECKOUT", "")
@@ -186,3 +194,62 @@ def test_adapters_give_the_logits_of_the_network() -> None:
     theirs = sampler_text.AsMDLM(net)(x, torch.zeros(1))
     assert theirs.shape == (1, 6, 21) and torch.equal(theirs[..., :20], logits)
     assert float(logits.std()) > 0.1
+
+
+# --- rollouts -------------------------------------------------------------------------------------------------------
+
+
+def test_rollouts_are_timed_without_a_peer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = (
+        "--networks image_unet --batch 3 --offset 2 --repeats 1 --overhead-batch 2 --offsets 0 2 --probabilities 0 1"
+    )
+    monkeypatch.setattr(sys, "argv", ["rollout", *small.split()])
+    rollout.main()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    beside = [row for row in rows if "beside one row at a time" in row["case"]]
+    assert len(beside) == 3 * 2 + 2 and all(row["value"] > 0 and row["ratio"] > 0 for row in beside)
+    ratios = [row["ratio"] for row in rows[len(beside) :]]
+    assert len(ratios) == 4 and ratios[:3] == [1.0] * 3  # nothing is rolled out in these three
+
+
+@pytest.mark.parametrize("kind", ["flow", "eps"])
+def test_rows_alone_are_rolled_out_as_in_a_batch(kind: str) -> None:
+    torch.manual_seed(0)
+    rule = ScheduledSampling(3, 1, rollout.STEPS, 1.0)
+    bench = rollout.Bench.of(digits_network(), kind, (1, 8, 8), 5, rule)
+    state = bench.state()
+    together = bench.rolled(bench.batch, state)
+    torch.testing.assert_close(bench.one_by_one(state), together, rtol=1e-4, atol=1e-5)
+    assert float((together - state.x).abs().flatten(1).amax(1).min()) > 1e-3
+
+
+def test_the_stand_in_for_skrample_is_unipc() -> None:
+    """On a table that runs from noise to data; the order of its entries is up to the caller."""
+    process = Gaussian(BetasSchedule(num_steps=11), "vp", "x0")
+    points = torch.linspace(0.9, 0.4, 6, dtype=torch.float64)
+    a, s = process.coefficients(points)
+    solver, x, previous = rollout_peer._UniPC(), torch.full((1, 1, 2, 2), 0.7, dtype=torch.float64), ()
+    for step in range(5):
+        result = solver.sample(x, x.sin(), step, (s / a).numpy(), rollout_peer._polar, None, previous)
+        x, previous = result.final, (*previous, result)
+
+    class Sine(torch.nn.Module):
+        def encode(self) -> None:
+            return None
+
+        def forward(self, x: Tensor, t: Tensor, memo: None) -> Tensor:
+            return x.sin()
+
+    begin = torch.full((1, 1, 2, 2), 0.7, dtype=torch.float64)
+    start, batch = Noised(begin, points[:1], begin), Batch(begin, torch.zeros(1, dtype=torch.int64))
+    walks = (points[:, None], torch.tensor([5]))
+    away = [
+        float((trajectory(Sine(), process, solver, batch, start, walks, Key()) - x).abs().max())
+        for solver in (UniPC(), Euler())
+    ]
+    assert away[0] < 1e-4 and away[1] > 10 * away[0]  # both take another weight where there is one point
+
+
+def test_a_folder_without_simpletuner_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"plan.py; give the folder of a checkout of bghira/SimpleTuner"):
+        rollout_peer.load(tmp_path)
