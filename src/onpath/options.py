@@ -92,7 +92,7 @@ class DriftOptions:
     """The options of ``onpath drift``; what is not given is as in ``evaluation.drift.Drift``."""
 
     times: Annotated[str | None, typer.Option(help="Times from 0 (data) to 1 (noise), such as 0.2,0.5,0.8.")] = None
-    offsets: Annotated[str | None, typer.Option(help="Lengths of the walk in steps of the grid, such as 1,5,all.")] = None
+    offsets: Annotated[str | None, typer.Option(help="Lengths of the walk in grid steps, such as 1,5,all.")] = None
     examples: Annotated[int | None, typer.Option(help="How many held-out examples, 256 by default.", min=2)] = None
     split: Annotated[str | None, typer.Option(help="validation (the default), test or train.")] = None
     picture: Annotated[Path | None, typer.Option(help="Draw it into this file, PNG, SVG or PDF.")] = None

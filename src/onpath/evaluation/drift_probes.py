@@ -123,20 +123,21 @@ class TokenProbe(Probe):
 
     def plain(self, place: int) -> Columns:
         state = self.forward_state(place)
-        nats, _, units = self._read(state.x, state.masked, self.batch.x)
+        (nats, _), _, units = self._read(state.x, state.masked, self.batch.x)
         return {"forward_loss": nats, "units": units}
 
     def compared(self, place: int, source: int, own: Any) -> Columns:
         before, x, masked = self.forward_state(source), self.batch.x, own.masked
-        nats, entropy, units = self._read(own.x, masked, x)
-        forward_nats, forward_entropy, _ = self._read(x.masked_fill(masked, self.subject.process.mask_id), masked, x)
-        imagined, _, _ = self._read(own.x, masked, self._imagined(before, masked))
+        imagined = torch.where(masked & before.masked, self._imagined(source), x)
+        (nats, of_imagined), entropy, units = self._read(own.x, masked, x, imagined)
+        hidden = x.masked_fill(masked, self.subject.process.mask_id)
+        (forward_nats, _), forward_entropy, _ = self._read(hidden, masked, x)
         revealed = before.masked & ~masked
         return {
             "units": units,
             "own_loss": nats,
             "forward_loss": forward_nats,
-            "floor": imagined,
+            "floor": of_imagined,
             "own_spread": entropy,
             "forward_spread": forward_entropy,
             "wrong": (revealed & (own.x != x)).sum(1).double().cpu(),
@@ -144,41 +145,51 @@ class TokenProbe(Probe):
         }
 
     def _read(
-        self, x: Int64[Tensor, "B L"], masked: Bool[Tensor, "B L"], targets: Int64[Tensor, "B L"]
-    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
-        """Cross-entropy of the targets and entropy, summed over the masked positions, and their number."""
+        self,
+        x: Int64[Tensor, "B L"],
+        masked: Bool[Tensor, "B L"],
+        target: Int64[Tensor, "B L"],
+        other: Int64[Tensor, "B L"] | None = None,
+    ) -> tuple[tuple[Float[Tensor, "B"], Float[Tensor, "B"]], Float[Tensor, "B"], Float[Tensor, "B"]]:
+        """Summed over the masked positions: cross-entropy of both targets, entropy, and their number."""
         counts = masked.sum(1)
-        flat = torch.where(masked, targets, int(self.subject.process.mask_id == 0)).flatten()
-
-        def readout(logits: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
-            logits = self.subject.process.words_only(logits.float())
-            entropy = torch.special.entr(logits.softmax(-1)).sum(-1)
-            return F.cross_entropy(logits, flat[chunk], reduction="none"), entropy
-
         total = int(counts.sum())
         if total == 0:
-            none = torch.zeros(self.batch.size, dtype=torch.float64)
-            return none, none, none
+            none = torch.zeros(len(x), dtype=torch.float64)
+            return (none, none), none, none
+        first, second = target.flatten(), (target if other is None else other).flatten()
+
+        def readout(logits: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            logits = self.subject.process.words_only(logits.float())
+            entropy = torch.special.entr(logits.softmax(-1)).sum(-1)
+            nats, others = (F.cross_entropy(logits, to[chunk], reduction="none") for to in (first, second))
+            return nats, others, entropy
+
         rows = flat_rows(masked, total)
-        nats, entropy = self._asked(x, counts, rows, readout)
         example = rows // x.shape[1]
-        return _summed(nats, example, len(x)), _summed(entropy, example, len(x)), counts.cpu().double()
+        sums = [_summed(part, example, len(x)) for part in self._asked(x, counts, rows, readout)]
+        return (sums[0], sums[1]), sums[2], counts.double().cpu()
 
-    def _imagined(self, before: Noisy, masked: Bool[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
-        """Tokens drawn at the source for the positions that are masked there and now, the example's own elsewhere."""
-        x, wanted = self.batch.x, before.masked & masked
-        total = int(wanted.sum())
-        if total == 0:
-            return x
-        rows = flat_rows(wanted, total)
-        words = position_bits(self.key.fold("imagined"), self.batch).flatten()
+    def _imagined(self, source: int) -> Int64[Tensor, "B L"]:
+        """What the network draws at the forward state of a place, for each masked position by itself."""
+        if source not in self._drawn:
+            state = self.forward_state(source)
+            counts = state.masked.sum(1)
+            rows = flat_rows(state.masked, int(counts.sum()))
+            words = position_bits(self.key.fold("imagined"), self.batch).flatten()
 
-        def readout(logits: Tensor, chunk: Tensor) -> Tensor:
-            logits = self.subject.process.words_only(logits)
-            return draw(logits, words[chunk], Categorical(), None, detailed=False).token
+            def readout(logits: Tensor, chunk: Tensor) -> Tensor:
+                logits = self.subject.process.words_only(logits)
+                return draw(logits, words[chunk], Categorical(), None, detailed=False).token
 
-        tokens = self._asked(before.x, before.masked.sum(1), rows, readout)
-        return x.flatten().index_copy(0, rows, tokens).view_as(x)
+            x = self.batch.x
+            tokens = self._asked(state.x, counts, rows, readout) if len(rows) else rows
+            self._drawn[source] = x.flatten().index_copy(0, rows, tokens).view_as(x)
+        return self._drawn[source]
+
+    @cached_property
+    def _drawn(self) -> dict[int, Tensor]:
+        return {}
 
     def _asked(self, x: Tensor, counts: Int64[Tensor, "B"], rows: Int64[Tensor, "N"], readout: Any) -> Any:
         fraction = self.subject.process.masked_fraction(self.batch, counts)

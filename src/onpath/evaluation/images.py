@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onpath.data.source import ImageSource
+from onpath.evaluation.drift import BRIEF, Drift
 from onpath.evaluation.distances import copies, frechet, kernel_distance, precision_recall
 from onpath.evaluation.features import Features, load_features
 from onpath.evaluation.image_samples import generation, pictures, requested
@@ -35,7 +36,7 @@ class ImageEvaluation(Evaluation):
     steps: numbers of denoising steps to generate in. features: `digits`, `fashion_mnist`, `cifar10`, or the path of a
     TorchScript module (see ``load_features``); by default the one that fits the data. Without any that fits, samples
     are only looked up among the training images. copies: whether they are. batch_size: images generated together,
-    which changes no figure.
+    which changes no figure. drift: of own states, measured beside it; none leaves it out.
     """
 
     sets: tuple[Literal["validation", "test"], ...] = ("test",)
@@ -44,6 +45,7 @@ class ImageEvaluation(Evaluation):
     features: str | None = None
     copies: bool = True
     batch_size: int = 250
+    drift: Drift | None = BRIEF
 
     def __post_init__(self) -> None:
         if not self.sets or not self.steps or min(self.steps) < 1:

@@ -9,6 +9,7 @@ from onpath import rng
 from onpath.data.source import ActionSource
 from onpath.envs import fourrooms, minigrid
 from onpath.evaluation.arenas import task_set
+from onpath.evaluation.drift import BRIEF, Drift
 from onpath.evaluation.envs import Mode, evaluate, latency
 from onpath.evaluation.policy import PlanPolicy
 from onpath.evaluation.settings import Evaluation, Row, Subject
@@ -24,7 +25,7 @@ class PlanEvaluation(Evaluation):
     num_tasks: tasks of each set. modes: names as ``evaluation.envs.Mode`` reads them: open@40, closed@10,
     horizon8@10+warm0.5, with /minigrid for the real environment. latency: whether the planning of every mode in the
     simulator is timed as well. replay: whether the episodes of the simulator are walked again in the real environment,
-    which must give the same outcome.
+    which must give the same outcome. drift: of own states, measured beside it; none leaves it out.
     """
 
     sets: tuple[Literal["train", "test", "long"], ...] = ("test",)
@@ -32,6 +33,7 @@ class PlanEvaluation(Evaluation):
     modes: tuple[str, ...] = ("open@1", "open@10", "open@40", "closed@10", "closed@10/minigrid")
     latency: bool = True
     replay: bool = False
+    drift: Drift | None = BRIEF
 
     def __post_init__(self) -> None:
         if self.num_tasks < 1 or not self.sets or not self.modes:

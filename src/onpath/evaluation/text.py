@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.source import TextSource
+from onpath.evaluation.drift import BRIEF, Drift
 from onpath.evaluation.proofreading import Proofreading, require_doubt
 from onpath.evaluation.scores import perplexity_row, text_rows
 from onpath.evaluation.settings import Evaluation, Row, Subject
@@ -37,6 +38,7 @@ class TextEvaluation(Evaluation):
     denoising steps to generate in. copy_length: tokens of the runs that are looked up in the training text.
     causal: a causal language model of transformers by whose perplexity samples are scored, a folder or a hub name.
     proofreading: for a network that predicts [MASK]: wrong words found and repaired.
+    drift: of own states, measured beside it; none leaves it out.
     """
 
     sets: tuple[Literal["validation", "test", "train"], ...] = ("validation",)
@@ -47,6 +49,7 @@ class TextEvaluation(Evaluation):
     copy_length: int = 20
     causal: str | None = None
     proofreading: Proofreading | None = None
+    drift: Drift | None = replace(BRIEF, num_examples=16)
 
     def __post_init__(self) -> None:
         if not self.sets or self.num_examples < 0 or self.draws < 1 or self.num_samples < 0 or self.copy_length < 1:
