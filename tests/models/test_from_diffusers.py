@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from onpath import rng
@@ -494,6 +494,10 @@ def test_what_does_not_fit_is_said(networks: Path, tmp_path: Path, unchecked: No
     few = Diffusers(ImageSpec((1, 8, 8), 4, {"label": ()}), FLOW, path=str(tmp_path / "unet"))
     with pytest.raises(ValueError, match=r"4 class embeddings for 4 classes and none for no class"):
         few.encode(label=torch.tensor([0]), drop=torch.tensor([True]))
+    large = {"_class_name": "PixArtTransformer2DModel", "sample_size": 128, "use_additional_conditions": None}
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(large))
+    with pytest.raises(ValueError, match=r"a PixArt that is told resolution.*PixArt-Sigma"):
+        Diffusers(SPECS["unet"], FLOW, path=str(tmp_path))
     (tmp_path / "unet" / "config.json").write_text(json.dumps(config | {"_class_name": "VQModel"}))
     with pytest.raises(ValueError, match=r"is of VQModel; known are UNet2DModel"):
         Diffusers(SPECS["unet"], FLOW, path=str(tmp_path))  # a pipeline's folder
@@ -528,7 +532,9 @@ def test_the_recipe_from_cached_latents_to_a_network(networks: Path, tmp_path: P
     save_latents(tmp_path / "latents.safetensors", batch.x / 0.18, text=batch.cond["text"])
     settings = ["training.steps=3", "training.batch_size=4", "training.validation_examples=4", "grid.steps=2"]
     places = [f"model.path={tmp_path / 'pipeline'}", f"data.path={tmp_path / 'latents.safetensors'}", "data.scale=0.18"]
-    config = RunConfig.load(path_of("diffusers-lora"), [*places, *settings, "device=cpu", "sampler.guidance=2.0"])
+    rollout = ["objective.scheduled_sampling={max_step_offset: 2, probability: 1.0}", "model.null=learned"]
+    settings += ["device=cpu", "sampler.guidance=2.0"]
+    config = RunConfig.load(path_of("diffusers-lora"), [*places, *settings, *rollout])
     assert config.schedule.fields["beta_end"] == 0.012 and config.process.fields["prediction"] == "v"
     run = RunFolder.create(tmp_path / "run", config.as_dict())
     fit(config, run)
@@ -537,3 +543,5 @@ def test_the_recipe_from_cached_latents_to_a_network(networks: Path, tmp_path: P
     assert trained.sample(batch).x.isfinite().all()
     trained.export(tmp_path / "merged")
     assert loaded(tmp_path / "merged", "conditional").config.cross_attention_dim == 12
+    null = load_file(tmp_path / "merged" / "null.safetensors")
+    assert torch.equal(null["text"], trained.denoiser.null["text"]) and null["text"].shape == (5, 12)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 import torch.nn as nn
 from jaxtyping import Bool, Int64
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from onpath.models.diffusers_networks import STEPS, WIRINGS, Condition, Images, Times, Wiring, network_folder
@@ -71,7 +71,7 @@ class Diffusers(nn.Module):
         self.network = _load(folder, config["_class_name"], weights)
         _freeze_tables(self.network)
         self.conditions = self.wiring.taken(config, spec.cond)
-        self.null = _null(null, self.conditions, spec)
+        self.null, self._learns_null = _null(null, self.conditions, spec), null == "learned"
         self.base = torch.empty(0, dtype=torch.int64)
         if lora is not None:
             self.base = fingerprint(self.network)
@@ -132,7 +132,8 @@ class Diffusers(nn.Module):
     def export(self, folder: Path) -> None:
         """Writes the network with what was trained merged into it, so that diffusers loads it from `folder`.
 
-        ValueError where `folder` holds something already.
+        Null embeddings that were learned lie beside it in null.safetensors. ValueError where `folder` holds something
+        already.
         """
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"export: {folder} is not empty; give a new folder")
@@ -140,6 +141,9 @@ class Diffusers(nn.Module):
         if self.lora is not None:
             merge(network)
         network.save_pretrained(folder)
+        learned = {name: p.detach().cpu().contiguous() for name, p in self.null.items() if self._learns_null}
+        if learned:
+            save_file(learned, folder / "null.safetensors")
 
 
 def model_time(process: NoiseProcess, t: Times) -> Times:
@@ -167,11 +171,17 @@ def _read(folder: Path) -> tuple[Wiring, dict[str, Any]]:
             f"path is {str(folder)!r}, whose config.json is of {name}; known are {', '.join(WIRINGS)}. Write a "
             "denoiser of your own around it (docs/extend.md)"
         )
+    told_more = config.get("use_additional_conditions")
+    if name.startswith("PixArt") and (told_more or (told_more is None and config.get("sample_size") == 128)):
+        raise ValueError(
+            f"path is {str(folder)!r}, a PixArt that is told resolution and aspect ratio, which is not known here; "
+            "take one without use_additional_conditions, such as PixArt-Sigma"
+        )
     return WIRINGS[name], config
 
 
 def _freeze_tables(network: nn.Module) -> None:
-    """Makes saved buffers, such as a table of positions, frozen weights, which no checkpoint holds and no average has."""
+    """Makes saved buffers, such as a table of positions, frozen weights, which no checkpoint holds."""
     kept = network.state_dict().keys()
     for name, buffer in list(network.named_buffers()):
         if name in kept:
