@@ -39,6 +39,7 @@ function short(value) {
 }
 
 function ticks(low, high, about) {
+  if (low > high) return ticks(high, low, about);
   const raw = (high - low) / Math.max(1, about);
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= raw * 0.7);
@@ -76,14 +77,17 @@ function extent(values, log) {
 }
 
 // spec: {title, unit, series, x: {label, low, high}, y: {low, high}, log, mayLog, height, marks, keys, fine, rest}
-// series: [{label, run, xs, ys, thin, dots, bars, neutral}]; rest: the x whose values stand in the legend while nothing
-// is pointed at, the last one of each series by default, null for none. Draws itself again when its width changes.
+// series: [{label, run, xs, ys, thin, dots, bars, neutral, look, low, high, silent}], xs rising; look: a class of line in
+// place of that of its run; low, high: a band around it; silent: not in the legend. An axis whose low is above its high
+// falls. rest: the x whose values stand in the legend while nothing is pointed at, the last one of each series by
+// default, null for none. levels: {y, label} lines across. span: [low, high] that a logarithmic axis holds at least.
+// Draws itself again when its width changes.
 function chart(spec) {
   const plot = draw("svg", { class: "plot", role: "img", tabindex: "0" });
   const readout = make("ul", { class: "legend" });
   const head = make("figcaption", {}, make("strong", {}, spec.title), make("span", {}, spec.unit || ""));
   const holder = make("figure", { class: "chart" }, head, plot, readout);
-  const xs = [...new Set(spec.series.flatMap((one) => one.xs))].sort((a, b) => a - b);
+  const xs = [...new Set(spec.series.flatMap((one) => one.xs))].sort((a, b) => (spec.x.low > spec.x.high ? b - a : a - b));
   let chosen = null, geometry = null;
 
   const render = () => {
@@ -95,7 +99,8 @@ function chart(spec) {
     plot.replaceChildren(...geometry.frame, ...spec.series.flatMap((one) => line(one, geometry)), ...marks(spec, geometry));
     if (chosen !== null) plot.append(draw("line", { class: "cross", x1: geometry.x.at(chosen), x2: geometry.x.at(chosen), y1: geometry.top, y2: geometry.bottom }));
     const told = chosen === null ? spec.rest : chosen;
-    readout.replaceChildren(...spec.series.map((one) => entry(one, told)), ...(spec.keys || []));
+    readout.replaceChildren(...spec.series.filter((one) => !one.silent).map((one) => entry(one, told)), ...(spec.keys || []));
+    if (spec.levels) plot.prepend(...levels(spec, geometry));
     if (told !== null && told !== undefined) readout.prepend(make("li", {}, `${spec.x.label} `, make("b", {}, figure(told))));
   };
   const choose = (x) => { chosen = x; render(); };
@@ -122,7 +127,7 @@ function chart(spec) {
 
 function layout(spec, width, height) {
   const log = spec.log;
-  const bounds = extent(spec.series.flatMap((one) => one.ys), log);
+  const bounds = extent([...spec.series.flatMap((one) => one.ys), ...(spec.span || [])], log);
   if (!bounds) return null;
   let [low, high] = bounds;
   if (spec.y && !log) { low = spec.y.low ?? low; high = spec.y.high ?? high; }
@@ -165,6 +170,10 @@ function line(one, { x, y, bottom }) {
     }
     return found;
   }
+  if (one.low && one.high) {
+    const edge = [...one.xs.map((a, index) => [a, one.high[index]]), ...one.xs.map((a, index) => [a, one.low[index]]).reverse()];
+    found.push(draw("polygon", { class: `band ${look(one)}`, points: edge.map(([a, b]) => `${x.at(a).toFixed(1)},${y.at(b).toFixed(1)}`).join(" ") }));
+  }
   const path = spots.map(([a, b], index) => `${index ? "L" : "M"}${a.toFixed(1)} ${b.toFixed(1)}`).join("");
   found.push(draw("path", { class: `s ${look(one)}`, d: path, "stroke-width": one.thin ? 1.4 : 2 }));
   if (one.dots || spots.length === 1) {
@@ -194,7 +203,15 @@ function marks(spec, { x, y, left, right, top, bottom }) {
   return found;
 }
 
+function levels(spec, { y, left, right }) {
+  return spec.levels.flatMap((level) => [
+    draw("line", { class: "level", x1: left, x2: right, y1: y.at(level.y), y2: y.at(level.y) }),
+    draw("text", { x: right, y: y.at(level.y) - 5, "text-anchor": "end" }, level.label),
+  ]);
+}
+
 function look(one) {
+  if (one.look) return one.look;
   return one.neutral ? "sn" : `s${one.run % 6}`;
 }
 

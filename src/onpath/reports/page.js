@@ -198,6 +198,7 @@ theme();
 live();
 if (byId("player")) plans(report, byId("player"));
 if (byId("text-player")) texts(report, byId("text-player"));
+if (byId("drift-charts")) drift(report, byId("drift-charts"));
 curves();
 schedules();
 shares();

@@ -98,7 +98,7 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
     )
     environment.filters |= {"duration": _duration, "figure": _figure, "share": _share, "titled": _titled}
     environment.filters["interval"] = _between
-    script = "\n".join(_part(name) for name in ("charts.js", "player.js", "plans.js", "texts.js", "page.js"))
+    script = "\n".join(_part(f"{name}.js") for name in ("charts", "player", "plans", "texts", "drift", "page"))
     style = _part("page.css")
     told = [{name: value for name, value in run.items() if name != "pictures"} for run in runs]  # they are markup
     data = json.dumps({"format": 1, "runs": told, "reload": RELOAD_SECONDS if live else 0}, allow_nan=False)
@@ -111,6 +111,7 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
         results=results(runs),
         figures=figures(runs),
         sheets=sheets(runs),
+        has_drift=any(map(_is_drift, (row for run in runs for row in run["evaluation"]))),
         comparison=comparison(runs),
         style=style,
         script=script,
@@ -185,7 +186,8 @@ def _entries(runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], li
     for index, run in enumerate(runs):
         by_mode: dict[tuple[str, str], dict[str, Any]] = {}
         for row in run["evaluation"] if run["subject"] in _REFERENCES else ():
-            by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
+            if not _is_drift(row):
+                by_mode.setdefault((row["set"], row["mode"]), {})[row["metric"]] = row
         for (name, mode), metrics in by_mode.items():
             plain = by_mode.get((name, mode.split(" ")[0]), {})
             if metrics is plain or _values(metrics) != _values(plain):  # another sampler changes nothing in some modes
@@ -233,6 +235,11 @@ def _scaled(one: Mapping[str, Any], least: int) -> dict[str, Any]:
     """A picture as many times larger as makes it `least` pixels high."""
     scale = max(1, -(-least // int(one["height"])))
     return {**one, "width": scale * one["width"], "height": scale * one["height"]}
+
+
+def _is_drift(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of drift, which has a section of its own."""
+    return "offset" in row
 
 
 def _values(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
