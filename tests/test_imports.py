@@ -161,7 +161,9 @@ def test_the_whole_of_a_training(tmp_path: Path) -> None:
 
 
 def test_the_loss_of_an_eps_model(tmp_path: Path) -> None:
-    made = imported(tmp_path, **EPS, snr_gamma=5, flow_schedule_shift=3, model_type="full", optimizer="prodigy", lora_rank=4)
+    made = imported(
+        tmp_path, **EPS, snr_gamma=5, flow_schedule_shift=3, model_type="full", optimizer="prodigy", lora_rank=4
+    )
     assert said(made.left_out, "lora_rank 4", "model_type is full")
     assert parsed(made).as_dict()["objective"]["weight"] == {"kind": "min_snr", "gamma": 5.0}
     assert "schedule" not in made.sections and "lora" not in made.sections["model"]
