@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gaussians import Exact, Wavy, kolmogorov_p, spread
 from onpath.codes import LEFT, RIGHT
 from onpath.data.trajectories import FourRoomsExpert
 from onpath.envs import fourrooms, gridworld, symmetry
@@ -24,12 +25,16 @@ from onpath.envs.expert import demonstrate, solve
 from onpath.envs.gridworld import Agents, Worlds
 from onpath.evaluation.check import mask_is_learnt, overfits, states_differ
 from onpath.models.policy import PlanMLP
+from onpath.objectives.denoising import Denoising
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
+from onpath.objectives.reflexflow import compensation
+from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import LinearRamp, Ramp
 from onpath.rng import Key
+from onpath.rollouts import draw_state
 from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount
 from onpath.sampling.grids import UniformGrid
@@ -37,9 +42,11 @@ from onpath.sampling.loop import Knobs, repair, sample, walk
 from onpath.sampling.remasking import Cap, Proofread
 from onpath.sampling.tokens import Categorical
 from onpath.sampling.unmasking import Unmasking
+from onpath.scheduled_sampling import ReflexFlow, ScheduledSampling
 from onpath.schedules import (
     DATA,
     PRIOR,
+    BetasSchedule,
     CosineSchedule,
     ExponentialSchedule,
     LinearSchedule,
@@ -47,7 +54,7 @@ from onpath.schedules import (
 )
 from onpath.training.optimizers import AdamW
 from onpath.training.trainer import Job, Trainer
-from onpath.types import Batch, Nets, Spec
+from onpath.types import Batch, Nets, Noised, Spec
 from statistical import chi_square_p
 from tables import OBJECTIVES, SAMPLERS
 from worlds import HashDenoiser, read
@@ -439,3 +446,146 @@ def test_errata_of_the_calls_counter() -> None:
     """The counter would notice: a loop over rows makes more calls for more rows."""
     x = torch.zeros(8, 3)
     assert count(lambda: [F.relu(row) for row in x]) > count(lambda: [F.relu(row) for row in x[:2]])
+
+
+FLOW = Gaussian(LinearSchedule())
+
+
+def pictures(size: int, mean: float = 0.0) -> Batch:
+    """Images of one pixel, normal with variance .25."""
+    generator = torch.Generator().manual_seed(2)
+    return Batch(mean + 0.5 * torch.randn(size, 1, 1, 1, generator=generator, dtype=torch.float64), torch.arange(size))
+
+
+def noised(process: Gaussian, batch: Batch, t: float) -> Noised:
+    return process.corrupt(batch, torch.full((batch.size,), t, dtype=torch.float64), Key(15).fold("corrupt"))
+
+
+def rolling(**settings: Any) -> ScheduledSampling:
+    return ScheduledSampling(**{"max_step_offset": 10, "probability": 1.0, **settings})
+
+
+def test_erratum_24_a_ramp_from_0_begins_at_0_and_a_start_step_holds_without_a_ramp() -> None:
+    ramp = ScheduledSampling(max_step_offset=10, ramp_steps=100, prob_start=0.0, prob_end=0.5)
+    assert [ramp.probability_at(step) for step in (0, 50, 100)] == pytest.approx([0.0, 0.25, 0.5])
+    with pytest.raises(ValueError, match=r"probability is 1\.0, but ramp_steps is 100"):
+        ScheduledSampling(max_step_offset=10, ramp_steps=100, probability=1.0)
+    later = rolling(start_step=3)
+    state = noised(FLOW, pictures(8), 0.5)
+    joined = [
+        draw_state(later, FLOW, Nets(Exact(FLOW)), pictures(8), state, Key(15), step).joined is not None
+        for step in range(5)
+    ]
+    assert joined == [False, False, False, True, True]
+
+
+def test_erratum_25_every_solver_rolls_out_a_flow() -> None:
+    """They differ, they need what they say, and the better ones come nearer to the exact way."""
+    batch, off, forwards = pictures(200), {}, {}
+    state = noised(FLOW, batch, 0.3)
+    source = noised(FLOW, batch, 0.7)
+    exact = (0.3**2 + 0.7**2 * 0.25) ** 0.5 / (0.7**2 + 0.3**2 * 0.25) ** 0.5 * source.x
+    for name in ("euler", "dpm", "unipc", "rk4"):
+        rule = rolling(sampler=name, max_step_offset=4, min_step_offset=4, grid_steps=10)
+        drawn = draw_state(rule, FLOW, Nets(Exact(FLOW, 0.0)), batch, state, Key(15), 0)
+        off[name] = float((drawn.state.x - exact).square().mean().sqrt())
+        forwards[name] = drawn.num_forwards
+    assert off["rk4"] < off["unipc"] < off["dpm"] < off["euler"] and off["rk4"] < 1e-3 < off["euler"]
+    assert forwards == {"euler": 800, "dpm": 800, "unipc": 800, "rk4": 3200}
+
+
+def test_erratum_26_rollouts_are_batched_in_evaluation_mode_and_without_gradient() -> None:
+    class Spy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line, self.dropout = torch.nn.Linear(1, 1).double(), torch.nn.Dropout(0.5)
+            self.calls: list[tuple[int, bool, bool]] = []
+
+        def encode(self, **cond: Tensor) -> None:
+            return None
+
+        def forward(self, x: Tensor, t: Tensor, memo: Any) -> Tensor:
+            self.calls.append((len(x), self.training or self.dropout.training, torch.is_grad_enabled()))
+            return self.dropout(self.line(x))
+
+    network, batch = Spy().train(), pictures(64)
+    drawn = draw_state(rolling(), FLOW, Nets(network), batch, noised(FLOW, batch, 0.3), Key(15), 0)
+    assert len(network.calls) == 10 and sum(rows for rows, _, _ in network.calls) == drawn.num_forwards < 64 * 10
+    assert not any(training or gradient for _, training, gradient in network.calls)
+    assert network.training and network.dropout.training and not drawn.state.x.requires_grad
+
+
+def test_erratum_27_an_offset_counts_steps_of_a_sampling_grid() -> None:
+    """10 steps of the 50 of a sampler are a fifth of the way; of 1,000 training steps, a hundredth."""
+
+    class Times(Wavy):
+        seen: list[float] = []  # noqa: RUF012
+
+        def __call__(self, x: Tensor, t: Tensor, memo: Any) -> Tensor:
+            self.seen.append(float(t[0]))
+            return super().__call__(x, t, memo)
+
+    batch = pictures(1)
+    for grid_steps, source in ((50, 0.5), (1000, 0.31)):
+        Times.seen.clear()
+        rule = rolling(min_step_offset=10, sampler="euler", **({} if grid_steps == 50 else {"grid_steps": grid_steps}))
+        draw_state(rule, FLOW, Nets(Times()), batch, noised(FLOW, batch, 0.3), Key(15), 0)
+        wanted = [source - step / grid_steps for step in range(10)]
+        assert Times.seen == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_erratum_28_a_rollout_goes_from_noise_towards_data(prediction: Any) -> None:
+    """With the perfect network the states reached have the law of those of the forward process, which a wrong
+    direction misses."""
+    process, size = Gaussian(BetasSchedule(), "vp", prediction), 4000
+    batch = pictures(size, mean=1.0)
+    state = noised(process, batch, 0.3)
+    rule = rolling(min_step_offset=10)
+    drawn = draw_state(rule, process, Nets(Exact(process, 1.0)), batch, state, Key(15), 0)
+    assert isinstance(drawn.state, Noised)
+    fresh = torch.randn(size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    right, wrong = (
+        (drawn.state.x - mean) / std
+        for mean, std in (spread(process, torch.tensor([0.3]), 1.0), spread(process, torch.tensor([0.5]), 1.0))
+    )
+    assert kolmogorov_p(right, fresh) > 1e-3 and kolmogorov_p(wrong, fresh) < 1e-6
+
+
+@pytest.mark.parametrize("size", [1, 8, 64])
+def test_erratum_29_the_compensation_does_not_vanish_in_large_images(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, drifted = (torch.randn(4, 3, size, size, generator=generator) for _ in range(2))
+    weights = compensation(clean, drifted, alpha=2.0)
+    torch.testing.assert_close(weights.flatten(1).mean(1), torch.full((4,), 3.0))
+    assert float((weights - 1).abs().mean()) == pytest.approx(2.0, rel=1e-4)
+
+
+def test_erratum_30_the_target_belongs_to_the_state_that_was_reached() -> None:
+    """From it the target leads back to the image; the one of the state that should be does not."""
+    batch = pictures(50)
+    objectives = [Denoising(FLOW, scheduled_sampling=rolling(target=target)) for target in ("restoring", "original")]
+
+    class Restoring(Wavy):
+        """Knows the image: what it says at any state leads back to it."""
+
+        def __call__(self, x: Tensor, t: Tensor, memo: Any) -> Tensor:
+            wavy = len(self.rows) < 10
+            said = super().__call__(x, t, memo)
+            return said if wavy else (x - batch.x) / t.double().view(-1, 1, 1, 1)
+
+    losses = [float(objective(Nets(Restoring()), batch, Key(15), 0).mean) for objective in objectives]
+    assert losses[0] < 1e-10 and losses[1] > 1e-3
+
+
+def test_erratum_31_what_rolls_nothing_out_is_refused_and_costs_nothing() -> None:
+    with pytest.raises(ValueError, match="the probability is 0 at every step, so nothing would be rolled out"):
+        ScheduledSampling(max_step_offset=10)
+    batch = pictures(16)
+    # at a step at which a ramp is still 0, nothing is paid for: one forward, and the loss of plain training
+    rule = ScheduledSampling(max_step_offset=10, ramp_steps=10, reflexflow=ReflexFlow())
+    network, plain = Wavy(), Wavy()
+    rolled = Denoising(FLOW, scheduled_sampling=rule)(Nets(network), batch, Key(15), 0)
+    assert float(rolled.numerator) == float(Denoising(FLOW)(Nets(plain), batch, Key(15), 0).numerator)
+    assert network.rows == plain.rows == [16]
+    assert "anti_drift" not in rolled.metrics and rolled.metrics["rollout_forwards"][0] == 0.0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import pytest
 import torch
 
 from onpath import rng
 from onpath.rng import Key
-from statistical import uniform_p
+from statistical import assert_mean, chi_square_p, uniform_p
 
 WORD = 2**32
 IDS = torch.arange(2000)
@@ -146,3 +147,56 @@ def test_uniforms_are_multiples_of_two_to_the_minus_24() -> None:
     u = rng.uniform(Key(14), IDS, (50,))
     assert u.dtype == torch.float32
     assert torch.equal(u * 2**24, (u * 2**24).round())
+
+
+def test_normals_have_the_moments_of_a_normal() -> None:
+    z = rng.normal(Key(20, "normal"), IDS, (301,)).double().flatten()  # an odd count: a pair is cut
+    for power, wanted in enumerate((0.0, 1.0, 0.0, 3.0, 0.0, 15.0), start=1):
+        assert_mean(z**power, wanted)
+    assert float(z.abs().max()) < 6.8 and float(z.abs().max()) > 4.0
+
+
+def test_normals_follow_the_law_in_cells_of_equal_probability_and_in_the_tails() -> None:
+    z = rng.normal(Key(21, "normal"), IDS, (300,)).double().flatten()
+    assert uniform_p((torch.special.ndtr(z) * 200).long().clamp(max=199), 200) > 1e-4
+    edges = torch.tensor([-math.inf, -4.0, -3.5, -3.0, 3.0, 3.5, 4.0, math.inf], dtype=torch.float64)
+    cells = torch.bincount(torch.bucketize(z, edges) - 1, minlength=7)
+    assert chi_square_p(cells, torch.special.ndtr(edges).diff() * len(z)) > 1e-4
+
+
+def test_the_distribution_function_of_normals_is_nowhere_far_off() -> None:
+    """Kolmogorov and Smirnov, one sample."""
+    z = rng.normal(Key(22, "normal"), IDS, (50,)).double().flatten().sort().values
+    ranks = torch.arange(1, len(z) + 1).double() / len(z)
+    below = torch.special.ndtr(z)
+    distance = float(torch.maximum((ranks - below).abs(), (ranks - 1 / len(z) - below).abs()).max())
+    assert distance * len(z) ** 0.5 < 1.95  # p above .001
+
+
+@pytest.mark.parametrize("count", [300, 301])
+def test_neighbouring_normals_are_independent(count: int) -> None:
+    """Of positions, of the two of a pair, of rows, of steps; in value and in size."""
+    key = Key(23, "normal")
+    z, later = rng.normal(key, IDS, (count,)).double(), rng.normal(key.at(1), IDS, (count,)).double()
+    half = (count + 1) // 2
+    pairs = {
+        "positions": (z[:, 1:], z[:, :-1]),
+        "of a pair": (z[:, : count - half], z[:, half:]),
+        "rows": (z[1:], z[:-1]),
+        "steps": (z, later),
+    }
+    for name, (one, two) in pairs.items():
+        for power in (1, 2):
+            a, b = (part.flatten() ** power for part in (one, two))
+            correlation = ((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())
+            assert abs(float(correlation)) < 4 / len(a) ** 0.5, (name, power)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 4, 4)])
+def test_a_row_of_normals_is_the_same_alone(shape: tuple[int, ...]) -> None:
+    state = torch.get_rng_state()
+    whole = rng.normal(Key(24, "normal"), IDS[:50], shape)
+    assert whole.shape == (50, *shape) and whole.dtype == torch.float32 and whole.isfinite().all()
+    for row in (0, 49):
+        assert torch.equal(rng.normal(Key(24, "normal"), IDS[row : row + 1], shape)[0], whole[row])
+    assert torch.equal(torch.get_rng_state(), state)
