@@ -128,7 +128,7 @@ def draw_state(
         assert isinstance(state, Noised) and isinstance(process, Gaussian)
         draws = rng.uniform(key, batch.ids, (2,)).double()
         offsets = rule.offsets(draws[:, 1]).masked_fill(draws[:, 0] >= probability, 0)
-        source = (state.t + offsets / rule.grid_steps).clamp(max=1.0)
+        source = (state.t + offsets.double() / rule.grid_steps).clamp(max=1.0)
         # a source that was held at 1 is a shorter way off; a way of no length is none
         lengths = ((source - state.t) * rule.grid_steps - 1e-6).ceil().long()
         joined = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
@@ -196,7 +196,7 @@ def _rolled_images(
 
     if rule.mode == "rollout":
         to_go = (lengths - torch.arange(int(lengths[0]) + 1)[:, None]).clamp_min(0)
-        times = torch.minimum(source, clean.t + to_go / rule.grid_steps)
+        times = torch.minimum(source, clean.t + to_go.double() / rule.grid_steps)
         x = arrival(nets.current if average is None else average, times, lengths)
         num_steps = int(lengths.sum())
     else:
@@ -296,7 +296,7 @@ def _walks(
     offsets = rule.offsets(draws[:, 1]).masked_fill(stays, 0)
     target = schedule.t_of(1.0 - count.double() / free).clamp(0.0, 1.0)
     to_go = (offsets - torch.arange(rule.max_step_offset + 1)[:, None]).clamp_min(0)
-    on_the_way = rounded(schedule.mask_ratio((target + to_go / rule.grid_steps).clamp(max=1.0)) * free)
+    on_the_way = rounded(schedule.mask_ratio((target + to_go.double() / rule.grid_steps).clamp(max=1.0)) * free)
     walks = torch.where(to_go > 0, torch.maximum(on_the_way, count), count)
     idle_last = (walks[:-1] == walks[1:]).int().argsort(dim=0, stable=True)
     return torch.cat([walks[:1], walks[1:].gather(0, idle_last)])
