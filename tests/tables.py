@@ -219,6 +219,7 @@ SOURCES: dict[str, Source] = {
     "expert, uniform ties": FourRoomsExpert(ties="uniform", num_actions=7, suffixes=False),
     "expert, shared goals": FourRoomsExpert(starts_per_goal=2),
     "expert, episodes": FourRoomsExpert(episodes=50, rotate=True),
+    "expert, episodes, shared goals": FourRoomsExpert(episodes=50, starts_per_goal=2),
     "expert, padded": FourRoomsExpert(padding="zero", length=30),
     "file": TrajectoryFile("plans.npz", validation_share=0.3),
     "file, all images": TrajectoryFile("plans.npz", validation_share=0.3, suffixes=True, rotate=True, reflect=True),

@@ -125,7 +125,7 @@ class FourRoomsExpert(ActionSource):
         layout, goal = fourrooms.goals(self.split, key, groups.to(device))
         worlds = fourrooms.worlds_of(layout, goal)
         field = expert.solve(worlds, bound=fourrooms.LONGEST).serving(world)
-        if len(groups) < len(rows):
+        if self.starts_per_goal > 1:  # groups stand in order, whatever that of the rows
             worlds, layout, goal = worlds.rows(world), layout[world], goal[world]
         agents = fourrooms.starts(layout, goal, key, rows)
         length = max(self.length, fourrooms.LONGEST)
