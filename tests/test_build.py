@@ -112,6 +112,10 @@ def test_a_file_without_a_maze_to_validate_on_is_refused_before_it_trains(tmp_pa
 
 SHORT = {  # what a recipe needs besides to be over after three steps
     "shakespeare-proofread": [f"objective.{name}.steps=2" for name in ("penalty_keep_mask", "penalty_mask_correct")],
+    **{
+        f"{name}-rollout": [f"objective.scheduled_sampling.{ramp}=1" for ramp in ("start_step", "ramp_steps")]
+        for name in ("fourrooms", "shakespeare")
+    },
 }
 
 
@@ -150,7 +154,7 @@ def test_the_parameters_are_reported_as_they_are() -> None:
 
 def test_evaluation_rows(tmp_path: Path) -> None:
     trained(tmp_path)
-    rows = load(tmp_path, device="cpu").evaluate(PlanEvaluation(num_tasks=4, modes=("open@2",), latency=False))
+    rows = load(tmp_path, device="cpu").evaluate(PlanEvaluation(num_tasks=4, modes=("open@2",), latency=False, drift=None))
     assert all(set(row) == {"set", "mode", "metric", "value", "ci95", "n", "step"} for row in rows)
     (success,) = [row for row in rows if row["metric"] == "success"]
     assert success["n"] == 4 and 0 <= success["ci95"][0] <= success["value"] <= success["ci95"][1] <= 1
