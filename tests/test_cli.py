@@ -74,7 +74,7 @@ def test_a_run_from_training_to_evaluation(onpath: Any) -> None:
     assert other.code == 2 and "one run has one schedule" in other.err
     assert (run / "config.yaml").read_bytes() == before
 
-    found = onpath("evaluate", str(run), "latency=false", "--json")
+    found = onpath("evaluate", str(run), "latency=false", "drift=null", "--json")
     assert found.code == 0, found.err
     rows = json.loads(found.out)
     assert rows == json.loads((run / "evaluation.json").read_text())

@@ -132,6 +132,8 @@ def _generated(subject: Subject, batch: Batch, places: set[int], key: rng.Key) -
     for place, state in enumerate(walks):
         if place in places:
             kept[place] = state
+        if place == max(places):
+            break
     return kept | {place: state for place in places - kept.keys()}
 
 

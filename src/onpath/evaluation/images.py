@@ -13,8 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onpath.data.source import ImageSource
-from onpath.evaluation.drift import BRIEF, Drift
 from onpath.evaluation.distances import copies, frechet, kernel_distance, precision_recall
+from onpath.evaluation.drift import BRIEF, Drift
 from onpath.evaluation.features import Features, load_features
 from onpath.evaluation.image_samples import generation, pictures, requested
 from onpath.evaluation.settings import Evaluation, Row, Subject, row
