@@ -50,7 +50,7 @@ JUDGED: dict[str, dict[str, Any]] = {
     },
     "shakespeare": {"num_samples": 64, "steps": [16, 64]},
 }
-DRIFT = Drift(times=(0.2, 0.5, 0.8), offsets=(1, 2, 5, "all"))
+DRIFT = Drift(times=(0.2, 0.5, 0.8), offsets=(1, 2, 5, "all"), num_examples=128)
 
 
 @dataclass(frozen=True)
