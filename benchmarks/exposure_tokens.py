@@ -50,7 +50,10 @@ JUDGED: dict[str, dict[str, Any]] = {
     },
     "shakespeare": {"num_samples": 64, "steps": [16, 64]},
 }
-DRIFT = Drift(times=(0.2, 0.5, 0.8), offsets=(1, 2, 5, "all"), num_examples=128)
+DRIFTS = {
+    task: Drift(times=(0.2, 0.5, 0.8), offsets=(1, 2, 5, "all"), num_examples=num_examples)
+    for task, num_examples in {"fourrooms": 256, "shakespeare": 64}.items()
+}
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def cost(path: Path, states: int) -> tuple[float, float, float]:
     return spent, seconds, rolling
 
 
-def judged(path: Path, arm: str, seed: int) -> Result:
+def judged(path: Path, task: str, arm: str, seed: int) -> Result:
     """Every figure of a finished run, kept beside it."""
     kept = path / "exposure.json"
     if not kept.exists():
@@ -133,7 +136,7 @@ def judged(path: Path, arm: str, seed: int) -> Result:
         states = states_per_example(run.parts.config.objective.as_dict())
         spent, seconds, rolling = cost(path, states)
         figures = {"forward_equivalents": spent, "seconds": seconds, "rollout_seconds": rolling, "steps": run.step}
-        for row in (*run.parts.evaluation.measure(run.subject), *DRIFT.measure(run.subject)):
+        for row in (*run.parts.evaluation.measure(run.subject), *DRIFTS[task].measure(run.subject)):
             if row["value"] is not None:
                 figures[f"{row['mode']} {row['metric']}"] = row["value"]
         kept.write_text(json.dumps(figures))
@@ -161,7 +164,7 @@ def main() -> None:
             trained(config_of(arguments, arm, seed), path)
             torch.compiler.reset()  # what one run compiled counts against the next otherwise
             if not arguments.only_train:
-                results.append(judged(path, arm, seed))
+                results.append(judged(path, arguments.task, arm, seed))
     for row in rows_of(results, arguments.task):
         print(json.dumps({**row, "benchmark": "exposure_tokens"}), flush=True)
 

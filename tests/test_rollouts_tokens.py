@@ -318,6 +318,20 @@ def test_a_loss_on_own_states_is_no_bound_and_validation_reports_one() -> None:
     assert "nelbo" in objective.conditional()(Nets(HashDenoiser(WORDS)), ragged(), KEY, 0).metrics
 
 
+@pytest.mark.parametrize("make", [ContinuousNELBO, TrajectoryNELBO, MaskedCrossEntropy])
+def test_parts_of_a_batch_add_up_to_the_whole(make: Any) -> None:
+    objective = make(PROCESS, scheduled_sampling=replace(RULE, correction=0.5), sampler=Unmasking(order="margin"))
+    nets, batch = Nets(HashDenoiser(WORDS)), ragged()
+    whole = objective(nets, batch, KEY, 0)
+    parts = [objective(nets, batch.rows(slice(first, first + 2)), KEY, 0) for first in (0, 2, 4, 6)]
+    torch.testing.assert_close(sum(part.numerator for part in parts), whole.numerator, rtol=1e-5, atol=1e-5)
+    assert sum(float(part.denominator) for part in parts) == float(whole.denominator)
+    for name in ("rollout_share", "rollout_wrong", "rollout_forwards", "accuracy"):
+        for place in (0, 1):
+            total = sum(float(part.metrics[name][place]) for part in parts)
+            assert total == pytest.approx(float(whole.metrics[name][place]))
+
+
 def test_a_run_rolls_out_by_its_own_sampler() -> None:
     rule = "objective.scheduled_sampling={max_step_offset: 3, grid_steps: 10, probability: 0.5}"
     for kind in ("nelbo", "masked_cross_entropy", "trajectory_nelbo"):
