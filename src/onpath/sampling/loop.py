@@ -111,7 +111,7 @@ def roll(
             yield state.rows(torch.arange(staying, remaining))
         remaining = staying
     if remaining:  # finished before their time
-        yield state
+        yield state.rows(torch.arange(remaining))
 
 
 def repair(
