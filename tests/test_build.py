@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import onpath
+import pictures
 from onpath.build import build, device_of
 from onpath.config import RunConfig
 from onpath.data.trajectories import FourRoomsExpert
@@ -113,20 +114,24 @@ def test_a_file_without_a_maze_to_validate_on_is_refused_before_it_trains(tmp_pa
 SHORT = {  # what a recipe needs besides to be over after three steps
     "shakespeare-proofread": [f"objective.{name}.steps=2" for name in ("penalty_keep_mask", "penalty_mask_correct")],
     **{
-        f"{name}-rollout": [f"objective.scheduled_sampling.{ramp}=1" for ramp in ("start_step", "ramp_steps")]
-        for name in ("fourrooms", "shakespeare")
+        name: [f"objective.scheduled_sampling.{ramp}=1" for ramp in ("start_step", "ramp_steps")]
+        for name in ("digits-inject", "digits-rollout", "fashion-inject", "fourrooms-rollout", "shakespeare-rollout")
     },
 }
+WRITERS = {"fashion": pictures.write_idx, "fashion-inject": pictures.write_idx, "cifar10": pictures.write_cifar}
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.stem not in OF_ONE_S_OWN], ids=lambda path: path.stem)
 def test_every_recipe_trains(path: Path, tmp_path: Path) -> None:
     own = SHORT.get(path.stem, [])
+    if path.stem in WRITERS:
+        WRITERS[path.stem](tmp_path / "data")
+        own = [*own, f"data.path={tmp_path / 'data'}", "data.validation_examples=5", "evaluation.num_samples=0"]
     config = RunConfig.load(path, settings(["model.width=16", "training.compile=false", *own]))
     assert RunConfig.parse(config.as_dict()) == config
     parts = build(config)
-    parts.trainer.fit(parts.job(), RunFolder.create(tmp_path, config.as_dict()))
-    assert load(tmp_path, device="cpu").step == 3
+    parts.trainer.fit(parts.job(), RunFolder.create(tmp_path / "run", config.as_dict()))
+    assert load(tmp_path / "run", device="cpu").step == 3
 
 
 def test_a_loaded_run_is_the_average_that_was_trained(tmp_path: Path) -> None:
@@ -154,7 +159,9 @@ def test_the_parameters_are_reported_as_they_are() -> None:
 
 def test_evaluation_rows(tmp_path: Path) -> None:
     trained(tmp_path)
-    rows = load(tmp_path, device="cpu").evaluate(PlanEvaluation(num_tasks=4, modes=("open@2",), latency=False, drift=None))
+    rows = load(tmp_path, device="cpu").evaluate(
+        PlanEvaluation(num_tasks=4, modes=("open@2",), latency=False, drift=None)
+    )
     assert all(set(row) == {"set", "mode", "metric", "value", "ci95", "n", "step"} for row in rows)
     (success,) = [row for row in rows if row["metric"] == "success"]
     assert success["n"] == 4 and 0 <= success["ci95"][0] <= success["value"] <= success["ci95"][1] <= 1
