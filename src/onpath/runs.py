@@ -242,14 +242,18 @@ class Run:
         """Result rows {set, mode, metric, value, ci95, n, step}, by the run's settings or other ones.
 
         label: added to the name of every mode, to tell results of another sampler apart. Drift is measured beside it,
-        as the settings say, unless evaluation.json holds it of more examples. ValueError for a run of which this cannot
-        be measured.
+        as the settings say, unless evaluation.json holds it of more examples or the data are gone. ValueError for a run
+        of which this cannot be measured.
         """
         settings = settings or self.parts.evaluation
         rows = self._labelled(settings.measure(self.subject), label)
         if settings.drift is None or not isinstance(self.parts.process, Gaussian | Masking):
             return rows
-        return rows + self._unless_held(self._labelled(settings.drift.measure(self.subject), label), label)
+        try:
+            beside = settings.drift.measure(self.subject)
+        except ValueError:  # the data may be gone, which tasks in an environment do not need; onpath drift says so
+            return rows
+        return rows + self._unless_held(self._labelled(beside, label), label)
 
     def drift(self, settings: Drift | None = None, label: str = "") -> list[Row]:
         """How far own states have drifted from those of training: rows {…, t, offset}, see ``Drift.measure``.

@@ -124,8 +124,7 @@ def show_drift(rows: list[dict[str, Any]]) -> None:
     times = sorted({row["t"] for row in rows}, reverse=True)
     offsets = list(dict.fromkeys(row["offset"] for row in rows if row["offset"] != 0))
     names = ["from noise" if one == "all" else f"+{one} step{'s' if one > 1 else ''}" for one in offsets]
-    bias = Table("t", *names, box=None, title="bias of own states, 95 % (0: as in training)", title_justify="left")
-    loss = Table("t", "forward", *names, box=None, title="loss, own / forward (floor)", title_justify="left")
+    bias, loss = Table("t", *names, box=None), Table("t", "forward", *names, box=None)
     for t in times:
         cells, ratios = [], []
         for offset in offsets:
@@ -136,7 +135,8 @@ def show_drift(rows: list[dict[str, Any]]) -> None:
         bias.add_row(f"{t:.3g}", *cells)
         forward = found.get((t, 0, "loss"))
         loss.add_row(f"{t:.3g}", f"{forward['value']:.4g}" if forward else "–", *ratios)
-    console.print(bias, loss)
+    console.print("[bold]bias[/bold] of own states, 95 %; 0 is as in training", bias, highlight=False)
+    console.print("[bold]loss[/bold], own / forward states (floor: of a calibrated network)", loss, highlight=False)
     console.print(f"over {max(row['n'] for row in rows)} examples; how to read it: docs/drift.md", highlight=False)
 
 
