@@ -40,7 +40,7 @@ class Known:
         a, s = flat(self.process, t, x)
         return (x - a * self.image(x, t)) / s.clamp_min(1e-12)
 
-    def __call__(self, x: Tensor, t: Tensor, memo: Any) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, memo: Any, **options: Any) -> Tensor:
         a, s = flat(self.process, t, x)
         image, noise = self.image(x, t), self.noise(x, t)
         said = {"x0": image, "eps": noise, "v": a * noise - s * image, "flow": noise - image}
@@ -86,7 +86,7 @@ class Wavy:
             return None
         return shift if drop is None else torch.where(drop, 0.0, shift)
 
-    def __call__(self, x: Tensor, t: Tensor, memo: Any) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, memo: Any, **options: Any) -> Tensor:
         self.rows.append(len(x))
         t = t.view(-1, 1, 1, 1)
         said = 0.8 * torch.tanh(1.3 * x - t) + 0.3 * torch.cos(4.0 * t)

@@ -521,7 +521,7 @@ def test_erratum_27_an_offset_counts_steps_of_a_sampling_grid() -> None:
     class Times(Wavy):
         seen: list[float] = []  # noqa: RUF012
 
-        def __call__(self, x: Tensor, t: Tensor, memo: Any) -> Tensor:
+        def __call__(self, x: Tensor, t: Tensor, memo: Any, **options: Any) -> Tensor:
             self.seen.append(float(t[0]))
             return super().__call__(x, t, memo)
 
@@ -569,7 +569,7 @@ def test_erratum_30_the_target_belongs_to_the_state_that_was_reached() -> None:
     class Restoring(Wavy):
         """Knows the image: what it says at any state leads back to it."""
 
-        def __call__(self, x: Tensor, t: Tensor, memo: Any) -> Tensor:
+        def __call__(self, x: Tensor, t: Tensor, memo: Any, **options: Any) -> Tensor:
             wavy = len(self.rows) < 10
             said = super().__call__(x, t, memo)
             return said if wavy else (x - batch.x) / t.double().view(-1, 1, 1, 1)
