@@ -219,9 +219,10 @@ class UniPC(ODESolver):
         images, times: estimates of x0 at the start of the interval and before it, the latest first. reached: the
         estimate at its end, for the corrector.
         """
-        now, after = (process.log_ratio(time) for time in interval)
+        a, s = process.coefficients(torch.stack([*interval, *times[1 : len(images)]]))
+        now, after, *before = a.log() - s.log()
         h = after - now
-        points = [(process.log_ratio(time) - now) / h for time in times[1 : len(images)]]
+        points = [(earlier - now) / h for earlier in before]
         others = [other - images[0] for other in images[1:]]
         if reached is not None:
             points.append(torch.ones_like(h))
@@ -233,7 +234,7 @@ class UniPC(ODESolver):
         for weight, point, other in zip(weights, points, others, strict=True):
             share = torch.where(usable, weight / torch.where(usable, point, 1.0), 0.0)
             estimate = estimate + process.over(share, x) * other
-        return exact(process, x, estimate, interval)
+        return _between(process, x, estimate, ((a[0], s[0]), (a[1], s[1])))
 
 
 def _unipc_weights(points: list[Float[Tensor, "B"]], h: Float[Tensor, "B"], usable: Tensor) -> list[Float[Tensor, "B"]]:
