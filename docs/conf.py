@@ -55,7 +55,17 @@ python_maximum_signature_line_length = 88
 
 # The contents, by part. A page that does not exist yet is left out.
 CONTENTS = {
-    "Start": ["getting-started", "concepts", "text", "text-data", "images", "adapters", "diffusers", "choose-a-sampler"],
+    "Start": [
+        "getting-started",
+        "concepts",
+        "text",
+        "text-data",
+        "images",
+        "adapters",
+        "diffusers",
+        "choose-a-sampler",
+    ],
+    "Own states": ["scheduled-sampling", "es/scheduled-sampling", "drift"],
     "See": ["results", "performance", "scale", "report"],
     "Do": ["extend", "coming-from"],
     "Look up": ["reference", "conventions", "papers", "decisions"],

@@ -24,7 +24,8 @@ from onpath.recipes import path_of, shipped
 from tiny import settings
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")] if page.name != "plan.md")
+FOUND = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/es").glob("*.md")]
+PAGES = sorted(page for page in FOUND if page.name != "plan.md")
 FENCE = re.compile(r"(?:<!-- (?P<mark>not [^>]*?): [^>]+-->\n)?^```(?P<words>[^\n`]*)\n(?P<text>.*?)^```$", re.M | re.S)
 FILE = re.compile(r"`([\w.]+)`:\s*$")  # the sentence before a block that is the content of a file
 TINY = settings(
@@ -85,6 +86,24 @@ def pages_with(language: str) -> list[str]:
 def test_the_blocks_are_read() -> None:
     assert len(BLOCKS) == sum(page.read_text(encoding="utf-8").count("```") for page in PAGES) // 2
     assert {"README.md", "docs/getting-started.md", "docs/concepts.md"} <= set(pages_with("python"))
+
+
+def shape(page: Path) -> dict[str, object]:
+    """What a translation shares with its page: blocks, headings by level, rows of tables, pictures, figures."""
+    text = page.read_text(encoding="utf-8")
+    prose = FENCE.sub("", text)
+    return {
+        "blocks": [match["text"] for match in FENCE.finditer(text)],
+        "headings": re.findall(r"^(#+) ", prose, re.M),
+        "rows": [line.count("|") for line in prose.splitlines() if line.startswith("|")],
+        "pictures": [name.removeprefix("../") for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", prose)],
+        "figures": sorted(re.findall(r"\d*\.\d+", prose)),
+    }
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "es"], ids=lambda page: page.stem)
+def test_a_translation_says_as_much_as_its_page(page: Path) -> None:
+    assert shape(page) == shape(page.parents[1] / page.name)
 
 
 def test_fragments_are_rare() -> None:

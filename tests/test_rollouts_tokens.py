@@ -22,7 +22,7 @@ from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.processes.masking import Masking
 from onpath.rng import Key
-from onpath.rollouts import Drawn, TokenRollouts, draw_state
+from onpath.rollouts import DrawnStates, TokenRollouts, draw_state
 from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount, Threshold
 from onpath.sampling.remasking import Cap
@@ -73,7 +73,7 @@ def drawn(
     network: Any = None,
     sampler: Unmasking | None = None,
     process: Masking = PROCESS,
-) -> Drawn:
+) -> DrawnStates:
     rollouts = TokenRollouts(rule, sampler or Unmasking())
     return draw_state(rollouts, process, Nets(network or HashDenoiser(WORDS)), batch, state, KEY, 0)
 

@@ -32,7 +32,7 @@ from onpath.types import Batch, Denoiser, Nets, Noised, Noisy
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnStates:
     """The states of a step of training.
 
     state: of all rows. joined: indices of the rows on states of the model's own, None for none. clean: the state that
@@ -108,7 +108,7 @@ def draw_state(
     state: Noised | Noisy,
     key: rng.Key,
     step: int,
-) -> Drawn:
+) -> DrawnStates:
     """The states to train on: `state`, of the forward process, with the rows that take part replaced.
 
     rule: for tokens a ``TokenRollouts``. state: of tokens it may hold m·B states of B examples, each of which is rolled
@@ -118,7 +118,7 @@ def draw_state(
     settings = rule.rule if isinstance(rule, TokenRollouts) else rule
     probability = 0.0 if settings is None else settings.probability_at(step)
     if rule is None or probability == 0.0:
-        return Drawn(state)
+        return DrawnStates(state)
     begun = time.perf_counter()
     key = key.fold("rollout")
     if isinstance(rule, TokenRollouts):
@@ -133,7 +133,7 @@ def draw_state(
         lengths = ((source - state.t) * rule.grid_steps - 1e-6).ceil().long()
         joined = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
         if not len(joined):
-            return Drawn(state)
+            return DrawnStates(state)
         drawn = _rolled_images(rule, process, nets, batch, state, (source, lengths, joined), key)
     return replace(drawn, seconds=time.perf_counter() - begun)
 
@@ -179,7 +179,7 @@ def _rolled_images(
     state: Noised,
     plan: tuple[Tensor, Tensor, Tensor],
     key: rng.Key,
-) -> Drawn:
+) -> DrawnStates:
     """The rows of `plan` (sources of all rows, lengths of all rows, indices) on states of the model's own."""
     sources, lengths, joined = plan
     on_device = joined.to(state.x.device)
@@ -188,7 +188,7 @@ def _rolled_images(
     start = process.mixed(part.x, clean.noise, source)
     if rule.reflexflow is not None and rule.reflexflow.mode == "jump":
         moved = Noised(state.x.index_copy(0, on_device, start.x), state.t.index_copy(0, joined, source), state.noise)
-        return Drawn(moved, joined, clean)
+        return DrawnStates(moved, joined, clean)
     average = _average(rule, nets)
 
     def arrival(denoiser: Denoiser, times: Float[Tensor, "T N"], num_steps: Int64[Tensor, "N"]) -> Tensor:
@@ -208,7 +208,7 @@ def _rolled_images(
         x = clean.x + ends[0] - ends[1]
         num_steps = len(joined) * (rule.coarse_steps + rule.fine_steps)
     reached = replace(state, x=state.x.index_copy(0, on_device, x))
-    return Drawn(reached, joined, clean, num_steps * rule.solver.forwards_per_step)
+    return DrawnStates(reached, joined, clean, num_steps * rule.solver.forwards_per_step)
 
 
 def _average(rule: ScheduledSampling, nets: Nets) -> Denoiser | None:
@@ -231,14 +231,14 @@ def _drawn_tokens(
     state: Noisy,
     key: rng.Key,
     probability: float,
-) -> Drawn:
+) -> DrawnStates:
     """The states with those that take part begun with more masks, and revealed by the sampler to as many as before."""
     states, count = _one_by_one(batch, state), _num_masked(state)
     walks = _walks(rollouts.rule, process.schedule, states, count, key, probability)
     num_steps = (walks[:-1] > walks[1:]).sum(0)
     joined = num_steps.argsort(descending=True, stable=True)[: int((num_steps > 0).sum())]
     if not len(joined):
-        return Drawn(replace(state, num_masked=count))
+        return DrawnStates(replace(state, num_masked=count))
     on_device = joined.to(state.x.device)
     part, walks, num_steps = states.rows(joined), walks[:, joined], num_steps[joined]
     clean = Noisy(state.x[on_device], state.masked[on_device], count[joined])
@@ -255,7 +255,7 @@ def _drawn_tokens(
     reached = Noisy(state.x.index_copy(0, on_device, x), state.masked.index_copy(0, on_device, masked), count)
     num_forwards = sum(int(one.num_forwards.sum()) for one in arrived)
     num_revealed = int((walks[0] - count[joined]).sum())
-    return Drawn(reached, joined, clean, num_forwards, revealed=revealed, num_revealed=num_revealed)
+    return DrawnStates(reached, joined, clean, num_forwards, revealed=revealed, num_revealed=num_revealed)
 
 
 def _one_by_one(batch: Batch, state: Noisy) -> Batch:

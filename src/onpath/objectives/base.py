@@ -14,7 +14,7 @@ from torch import Tensor
 from onpath import rng
 from onpath.processes.base import Process
 from onpath.processes.masking import Masking, flat_rows
-from onpath.rollouts import Drawn, TokenRollouts
+from onpath.rollouts import DrawnStates, TokenRollouts
 from onpath.types import Batch, Denoiser, Loss, Nets, Noisy
 
 _GOLDEN = 0x61C88647  # 2**32 divided by the square of the golden ratio
@@ -162,14 +162,14 @@ def token_metrics(scores: TokenScores, noisy: Noisy, batch: Batch) -> dict[str, 
     }
 
 
-def corrections_of(rollouts: TokenRollouts | None, drawn: Drawn, share: float = 1.0) -> Corrections | None:
+def corrections_of(rollouts: TokenRollouts | None, drawn: DrawnStates, share: float = 1.0) -> Corrections | None:
     """What the rollouts of a step give to be corrected, where that is asked for; `share` is put on its weight."""
     if rollouts is None or not rollouts.rule.correction or drawn.revealed is None:
         return None
     return Corrections(drawn.revealed, drawn.num_revealed, share * rollouts.rule.correction)
 
 
-def rollout_metrics(drawn: Drawn, batch: Batch) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+def rollout_metrics(drawn: DrawnStates, batch: Batch) -> dict[str, tuple[Tensor | float, Tensor | float]]:
     """Of scheduled sampling, as (sum, count) pairs: shares of the states and of the tokens, and what it costs."""
     wrong: Tensor | float = 0.0
     assert isinstance(drawn.state, Noisy)

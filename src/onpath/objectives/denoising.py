@@ -14,7 +14,7 @@ from onpath.objectives.base import Objective, check_dropout, dropped, stratified
 from onpath.objectives.reflexflow import anti_drift, compensation
 from onpath.objectives.weighting import LossWeight, TimeDensity, UniformTimes, Unweighted
 from onpath.processes.gaussian import Gaussian
-from onpath.rollouts import Drawn, draw_state, evaluating
+from onpath.rollouts import DrawnStates, draw_state, evaluating
 from onpath.scheduled_sampling import ReflexFlow, ScheduledSampling
 from onpath.types import Batch, Loss, Nets, Noised
 
@@ -82,7 +82,7 @@ class _Step:
     objective: Denoising
     nets: Nets
     batch: Batch
-    drawn: Drawn
+    drawn: DrawnStates
 
     def loss(self) -> Loss:
         process, state, batch = self.objective.process, self._state, self.batch
