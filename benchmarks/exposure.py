@@ -1,13 +1,14 @@
 """What training on states of the model's own is worth: arms that differ in nothing else, at equal compute.
 
     python -m benchmarks.exposure [--recipe digits] [--seeds 0 1 2] [--arms plain inject …] [--budget 6000]
-                                  [--runs FOLDER] [--set KEY=VALUE …] [--picture FILE.png]
+                                  [--runs FOLDER] [--set KEY=VALUE …] [--draws 3] [--only-train]
 
 Each arm trains the recipe from the same weights on the same examples for the same number of forward-equivalents: a
 forward with gradient counts 3 (its backward counts 2), one without counts 1, in units of a batch. So an arm that rolls
 out takes fewer optimizer steps; its learning rate falls to 0 over its own steps. The first half of every arm is plain:
 states of an untrained network are nobody's. All are judged by held-out images: the Fréchet distance at 5, 10, 20 and 50
-steps by two solvers, mean over three draws of samples, class agreement, copies, and drift.
+steps by two solvers, mean over three draws of samples, class agreement, copies, and drift: the bias and the excess loss
+of states that a walk of ten Euler steps reaches from noise.
 
 Prints JSON lines {benchmark, case, metric, value, unit, baseline, ratio}: one for each arm, seed and metric, with the
 plain arm of the same seed as baseline; then one for each arm over seeds, with the standard error of the difference. A
@@ -29,6 +30,7 @@ import torch
 
 from onpath.build import build
 from onpath.config import RunConfig
+from onpath.evaluation.drift import Drift
 from onpath.evaluation.images import ImageEvaluation
 from onpath.objectives.denoising import Denoising
 from onpath.overrides import override, read_yaml
@@ -41,6 +43,8 @@ from onpath.scheduled_sampling import ScheduledSampling
 PLAIN_SHARE = 0.5  # of the steps, before any arm rolls out
 SOLVERS = {"euler": Euler(), "dpm": DPMSolver()}
 NUM_DRAWS = 3
+DRIFT = Drift(times=(0.1, 0.3, 0.5, 0.7), offsets=("all",), num_examples=500, split="test")
+SHOWN = ("bias", "excess")
 
 _SHORT = {"max_step_offset": 2, "probability": 0.5}
 _LONG = {"max_step_offset": 15, "probability": 0.5}
@@ -120,17 +124,17 @@ def cost(path: Path) -> tuple[float, float]:
     return spent, seconds
 
 
-def judged(path: Path, arm: str, seed: int) -> Result:
+def judged(path: Path, arm: str, seed: int, num_draws: int = NUM_DRAWS) -> Result:
     """Every figure of a finished run, kept beside it."""
     kept = path / "exposure.json"
     if not kept.exists():
         run = load(path, device="cpu")
         spent, seconds = cost(path)
         figures: dict[str, list[float]] = {"forward_equivalents": [spent], "seconds": [seconds], "steps": [run.step]}
-        settings = replace(run.parts.config.evaluation.make(), copies=False)
+        settings = replace(run.parts.config.evaluation.make(), copies=False, drift=None)
         assert isinstance(settings, ImageEvaluation)
         for name, solver in SOLVERS.items():
-            for draw in range(NUM_DRAWS):
+            for draw in range(num_draws):
                 copies = name == "dpm" and draw == 0
                 subject = replace(run.subject, sampler=solver, seed=1000 + draw)
                 for row in replace(settings, copies=copies).measure(subject):
@@ -141,7 +145,19 @@ def judged(path: Path, arm: str, seed: int) -> Result:
                         figures.setdefault(f"frechet {row['mode']}", []).append(row["value"])
         means = {name: statistics.fmean(values) for name, values in figures.items()}
         kept.write_text(json.dumps(means))
-    return Result(arm, seed, json.loads(kept.read_text()))
+    return Result(arm, seed, json.loads(kept.read_text()) | drifted(path))
+
+
+def drifted(path: Path) -> dict[str, float]:
+    """Drift of a finished run on ten Euler steps from noise, on the test images; kept beside it."""
+    kept = path / "exposure-drift.json"
+    if not kept.exists():
+        run = load(path, device="cpu")
+        subject = replace(run.subject, sampler=SOLVERS["euler"], grid=run.parts.grid.with_steps(10))
+        rows = DRIFT.measure(subject)
+        found = {f"{row['metric']} t={row['t']:.1f}": row["value"] for row in rows if row["offset"] != 0}
+        kept.write_text(json.dumps({name: value for name, value in found.items() if name.split()[0] in SHOWN}))
+    return json.loads(kept.read_text())
 
 
 def rows_of(results: list[Result], recipe: str) -> Iterator[dict[str, Any]]:
@@ -189,6 +205,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=6000, help="forward-equivalents in batches; 3 a plain step")
     parser.add_argument("--runs", type=Path, default=Path("runs/exposure"))
     parser.add_argument("--set", nargs="*", default=[], help="settings over those of the recipe")
+    parser.add_argument("--draws", type=int, default=NUM_DRAWS, help="of samples, over which distances are averaged")
     parser.add_argument("--only-train", action="store_true", help="train what is not there, and judge nothing")
     arguments = parser.parse_args()
     results = []
@@ -197,7 +214,7 @@ def main() -> None:
             path = arguments.runs / f"{Path(arguments.recipe).stem}-{arm}-{seed}"
             trained(config_of(arguments, arm, seed), path)
             if not arguments.only_train:
-                results.append(judged(path, arm, seed))
+                results.append(judged(path, arm, seed, arguments.draws))
     for row in rows_of(results, Path(arguments.recipe).stem):
         print(json.dumps(row), flush=True)
 
