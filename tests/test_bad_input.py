@@ -255,8 +255,8 @@ CLASSES = [
 ]  # fmt: skip
 
 FILES = [
-    Case("recipe", "train fourroms-demo", "recipe:", "'fourroms-demo'", "allowed are digits", "did you mean fourrooms-demo?"),
-    Case("recipe to print", "recipes nothing", "recipe:", "'nothing'", "allowed are digits", "onpath recipes"),
+    Case("recipe", "train fourroms-demo", "recipe:", "'fourroms-demo'", "allowed are cifar10", "did you mean fourrooms-demo?"),
+    Case("recipe to print", "recipes nothing", "recipe:", "'nothing'", "allowed are cifar10", "onpath recipes"),
     Case("recipe is a folder", "train run", "recipe:", "'run'", "or a .yaml file", "--run FOLDER --resume"),
     Case("recipe of another ending", "train mine.json", "recipe:", "'mine.json'", "must end in .yaml", "rename it", text("mine.json", "{}")),
     Case("no file", "train nothing.yaml", "nothing.yaml", "No such file", "a YAML file in UTF-8", "onpath recipes"),

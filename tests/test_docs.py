@@ -39,6 +39,9 @@ TINY = settings(
 )
 SMALL = ["model.width=16", "training.compile=false", "evaluation.num_samples=2", "evaluation.steps=[2]"]
 TINY_TEXT = settings([*SMALL, "evaluation.num_examples=8", "grid.steps=4"])
+TINY_IMAGES = settings(
+    ["model.width=8", "evaluation.num_samples=10", "evaluation.steps=[2]", "evaluation.copies=false"]
+)
 TINY_PROOFREAD = [
     *TINY_TEXT,
     *(f"objective.{name}.steps=2" for name in ("penalty_keep_mask", "penalty_mask_correct")),
@@ -243,7 +246,7 @@ def test_the_commands_of_a_page_run(page: str, here: Path, monkeypatch: pytest.M
         if place.rsplit(":", 1)[0] != page or command[0] == "check":  # the checks train for half a minute
             continue
         begins = command[0] == "train" and "--resume" not in command
-        sizes = ({"shakespeare": TINY_TEXT}.get(command[1], TINY)) if begins else []
+        sizes = ({"shakespeare": TINY_TEXT, "digits": TINY_IMAGES}.get(command[1], TINY)) if begins else []
         monkeypatch.setattr(sys, "argv", ["onpath", *command, *sizes])
         with pytest.raises(SystemExit) as stop:
             cli.main()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 def shipped() -> list[Path]:
     """The files of all recipes, by name."""
-    return sorted(Path(str(resources.files("onpath.recipes"))).glob("*.yaml"))
+    return sorted(Path(str(resources.files("onpath.recipes"))).glob("*.yaml"), key=lambda path: path.stem)
 
 
 def path_of(name: str) -> Path:
