@@ -214,11 +214,12 @@ class Trainer:
             since += time.perf_counter() - now  # the rate is that of training alone
 
     def cost(self, job: Job, num_steps: int = 5) -> tuple[float, int]:
-        """Seconds of an optimizer step, the median of a few after a first one, and bytes of everything that stays
-        in memory between steps: weights, gradients, average, moments. Nothing is written."""
+        """Seconds of an optimizer step, the median of a few after a first one, at the end of all ramps, and bytes of
+        everything that stays in memory between steps: weights, gradients, average, moments. Nothing is written."""
         if self.threads:
             torch.set_num_threads(self.threads)
         state, seconds = self.start(job), []
+        state.step = max(0, self.num_steps(job.source) - num_steps - 1)
         for _ in range(num_steps + 1):
             begun = time.perf_counter()
             float(self.step(state, job, self.num_steps(job.source)))
