@@ -38,6 +38,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "shape of no ramp": ({**ON, "ramp_shape": "cosine"}, "ramp_shape is 'cosine', but ramp_steps is 0"),
     "order of euler": ({**ON, "sampler": "euler", "order": 3}, "order is 3, but euler has a fixed order"),
     "order of rk4": ({**ON, "sampler": "rk4", "order": 1}, "order is 1, but rk4 has a fixed order"),
+    "choice among one length": ({**ON, "max_step_offset": 1, "strategy": "biased_early"}, "all offsets are 1"),
     "order that dpm lacks": ({**ON, "sampler": "dpm", "order": 3}, "dpm: order is 3"),
     "order that unipc lacks": ({**ON, "order": 4}, "unipc: order is 4"),
     "target of inject": ({**ON, "mode": "inject", "target": "original"}, "target is 'original', but mode inject"),
@@ -169,8 +170,10 @@ def test_lengths_by_enumeration(strategy: Any, low: int, high: int) -> None:
     """On a fine lattice of draws each length has the share that its formula gives it, and none lies outside."""
     count = 100_000
     draws = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    settings = {} if low == 1 else {"min_step_offset": low}
-    lengths = rule(max_step_offset=high, strategy=strategy, **settings).offsets(draws)
+    settings: dict[str, Any] = {} if low == 1 else {"min_step_offset": low}
+    if low < high:
+        settings["strategy"] = strategy
+    lengths = rule(max_step_offset=high, **settings).offsets(draws)
     assert int(lengths.min()) == low and int(lengths.max()) == high
     shares = torch.bincount(lengths - low, minlength=high - low + 1).double() / count
     edges = torch.arange(high - low + 2, dtype=torch.float64) / (high - low + 1)

@@ -10,7 +10,14 @@ import torch
 import torch.nn as nn
 
 from onpath.config import RunConfig
-from onpath.consistency import require_fit, require_guidance, require_ramps, require_rollouts, require_training
+from onpath.consistency import (
+    require_conditions,
+    require_fit,
+    require_guidance,
+    require_ramps,
+    require_rollouts,
+    require_training,
+)
 from onpath.data.source import Source
 from onpath.evaluation.settings import Evaluation, Subject
 from onpath.objectives.base import Objective
@@ -130,6 +137,7 @@ def _states(config: RunConfig, spec: DataSpec | None = None) -> dict[str, Any]:
     spec = spec or source.spec()
     of_tokens = {"mask_id": spec.mask_id, "num_words": spec.num_words} if isinstance(spec, Spec) else {}
     require_fit(config, spec)
+    require_conditions(config, spec)
     process = cast(Process, config.process.make(schedule=config.schedule.make(), **of_tokens))
     grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make(end_id=source.end_id))
     objective = config.objective.make(

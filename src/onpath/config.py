@@ -58,7 +58,8 @@ class Part:
             sizes = ", ".join(f"{name} {value}" for name, value in self.fields.items() if isinstance(value, int))
             reason = str(error).partition("\n")[0]
             return f"config: {self.path}: {self.kind} cannot be made with {sizes} ({reason}); choose smaller sizes"
-        reason = str(error).removeprefix(f"{self.path.split('.')[-1]}: ")
+        name = self.path.split(".")[-1]
+        reason = str(error).removeprefix(f"{name}: ").removeprefix(f"{name.replace('_', ' ')}: ")
         given = reason.partition(";")[0]  # what comes after it is allowed or advised
         names = [name for name in self.fields if name not in self.fields.values()]
         named = [f"{self.path}.{name}" for name in names if re.search(rf"\b{name}\b", given)]

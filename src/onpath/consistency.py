@@ -67,16 +67,43 @@ def require_fit(config: RunConfig, spec: DataSpec) -> None:
         part = getattr(config, section)
         if issubclass(part.cls, (Gaussian, Masking, ODESolver, Unmasking)) and not issubclass(part.cls, cls):
             fitting = [kind for kind, member in kinds_beside(part.cls).items() if issubclass(member, cls)]
-            raise ValueError(
-                f"config: {section} is {part.kind}, but data {config.data.kind} are {given}; allowed is "
-                f"{', '.join(fitting)}: set {section}.kind={fitting[0]}, or leave {section} out"
-            )
+            raise ValueError(_unfitting(config, section, given, fitting) + f", or leave {section} out")
+    spoiled = _process_of(config.objective.cls)
+    if spoiled in (Gaussian, Masking) and spoiled is not wanted["process"]:
+        beside = kinds_beside(config.objective.cls).items()
+        fitting = [kind for kind, member in beside if _process_of(member) is wanted["process"]]
+        raise ValueError(_unfitting(config, "objective", given, fitting))
     network, _ = parameters_of(config.model.cls).get("spec", (None, None))
     if network in (Spec, ImageSpec) and not isinstance(spec, network):
         raise ValueError(
             f"config: model {config.model.kind} is a network of {'images' if network is ImageSpec else 'tokens'}, but "
             f"data {config.data.kind} are {given}; choose another model, see `onpath recipes`"
         )
+
+
+def _process_of(objective: type) -> Any:
+    """The process that the constructor of an objective asks for."""
+    return parameters_of(objective).get("process", (None, None))[0]
+
+
+def _unfitting(config: RunConfig, section: str, given: str, fitting: list[str]) -> str:
+    return (
+        f"config: {section} is {getattr(config, section).kind}, but data {config.data.kind} are {given}; allowed "
+        f"{'is' if len(fitting) == 1 else 'are'} {', '.join(fitting)}: set {section}.kind={fitting[0]}"
+    )
+
+
+def require_conditions(config: RunConfig, spec: DataSpec) -> None:
+    """ValueError where images have no condition that could be dropped, or guided by."""
+    if not isinstance(spec, ImageSpec) or spec.cond:
+        return
+    for section, name in (("sampler", "guidance"), ("objective", "condition_dropout")):
+        value = getattr(config, section).fields.get(name)
+        if value:
+            raise ValueError(
+                f"config: {section}.{name} is {value}, but data {config.data.kind} have no conditions, such as labels; "
+                f"set {section}.{name}=0, or give the data labels"
+            )
 
 
 def require_ramps(objective: Objective, num_steps: int) -> None:
@@ -107,12 +134,21 @@ def _ramps(part: Any, path: str) -> Iterator[tuple[str, Ramp]]:
 
 
 def require_rollouts(objective: Objective, trainer: Trainer) -> None:
-    """ValueError where processes that hold shards would wait for each other's rollouts for ever."""
-    if trainer.parallel == "fsdp" and isinstance(getattr(objective, "scheduled_sampling", None), ScheduledSampling):
+    """ValueError where processes that hold shards would wait for each other's rollouts for ever, or where rollouts ask
+    for a moving average that is the weights themselves."""
+    rule = getattr(objective, "scheduled_sampling", None)
+    if not isinstance(rule, ScheduledSampling):
+        return
+    if trainer.parallel == "fsdp":
         raise ValueError(
             "config: training.parallel is fsdp, but objective.scheduled_sampling is set; a process rolls out in as "
             "many forwards as its own rows need, and shards are gathered by all processes together; set "
             "training.parallel=ddp, or leave objective.scheduled_sampling out"
+        )
+    if rule.weights == "average" and trainer.ema == 0:
+        raise ValueError(
+            "config: objective.scheduled_sampling.weights is average, but training.ema is 0, which makes the moving "
+            "average the current weights; set training.ema=0.999, or leave objective.scheduled_sampling.weights out"
         )
 
 

@@ -103,7 +103,8 @@ class ScheduledSampling:
                 f"{self.grid_steps}; allowed are 0 (off) to {self.grid_steps}"
             )
         if self.max_step_offset == 0:
-            self._refuse({f.name for f in fields(self)}, "max_step_offset is 0, which rolls nothing out", "above 0")
+            why = "max_step_offset is 0, which rolls nothing out"
+            self._refuse({f.name for f in fields(self)}, why, "max_step_offset above 0")
         self._check_choices()
         self._check_probability()
         self._check_effects()
@@ -182,6 +183,9 @@ class ScheduledSampling:
             )
 
     def _check_effects(self) -> None:
+        if self.min_step_offset == self.max_step_offset:
+            why = f"all offsets are {self.max_step_offset}, so there is no length to choose"
+            self._refuse({"strategy"}, why, "min_step_offset below max_step_offset")
         if self.sampler in ("euler", "rk4"):
             self._refuse({"order"}, f"{self.sampler} has a fixed order", "sampler dpm or unipc")
         _ = self.solver  # which refuses an order that it does not have

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from onpath.kinds import FAMILIES
@@ -24,12 +24,13 @@ def literals(hint: Any) -> list[str]:
     return [word for part in typing.get_args(hint) for word in literals(part)]
 
 
-def unknown(path: str, name: str, allowed: Iterable[str], wired: frozenset[str] = frozenset()) -> str:
+def unknown(path: str, name: str, allowed: Collection[str], wired: frozenset[str] = frozenset()) -> str:
     """The message for a name that is not one of those allowed; `wired`: those that the run fills in."""
     hint = f"{near(name, allowed) or '.'} Rename it, or remove it"
     if name in wired:
         hint = "; it is set by the run itself, once for all its parts (one seed, one schedule, one grid): remove it"
-    return f"config: {path}: {name!r} is not known; allowed are {', '.join(allowed)}{hint}"
+    known = f"allowed are {', '.join(allowed)}" if allowed else "there is nothing to set beside its kind"
+    return f"config: {path}: {name!r} is not known; {known}{hint}"
 
 
 def words(hint: Any) -> str:

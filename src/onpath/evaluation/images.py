@@ -36,7 +36,7 @@ class ImageEvaluation(Evaluation):
     steps: numbers of denoising steps to generate in. features: `digits`, `fashion_mnist`, `cifar10`, or the path of a
     TorchScript module (see ``load_features``); by default the one that fits the data. Without any that fits, samples
     are only looked up among the training images. copies: whether they are. batch_size: images generated together,
-    which changes no figure. drift: of own states, measured beside it; none leaves it out.
+    which changes no figure. drift: of own states, measured beside it; null leaves it out.
     """
 
     sets: tuple[Literal["validation", "test"], ...] = ("test",)

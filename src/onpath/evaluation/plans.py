@@ -25,7 +25,7 @@ class PlanEvaluation(Evaluation):
     num_tasks: tasks of each set. modes: names as ``evaluation.envs.Mode`` reads them: open@40, closed@10,
     horizon8@10+warm0.5, with /minigrid for the real environment. latency: whether the planning of every mode in the
     simulator is timed as well. replay: whether the episodes of the simulator are walked again in the real environment,
-    which must give the same outcome. drift: of own states, measured beside it; none leaves it out.
+    which must give the same outcome. drift: of own states, measured beside it; null leaves it out.
     """
 
     sets: tuple[Literal["train", "test", "long"], ...] = ("test",)

@@ -38,7 +38,7 @@ class TextEvaluation(Evaluation):
     denoising steps to generate in. copy_length: tokens of the runs that are looked up in the training text.
     causal: a causal language model of transformers by whose perplexity samples are scored, a folder or a hub name.
     proofreading: for a network that predicts [MASK]: wrong words found and repaired.
-    drift: of own states, measured beside it; none leaves it out.
+    drift: of own states, measured beside it; null leaves it out.
     """
 
     sets: tuple[Literal["validation", "test", "train"], ...] = ("validation",)
@@ -171,8 +171,8 @@ def _units(batch: Batch, source: TextSource) -> Int64[Tensor, "B 3"]:
 def _text_source(subject: Subject) -> TextSource:
     if not isinstance(subject.source, TextSource):
         raise ValueError(
-            f"evaluation: kind text measures text, and the run was trained on {type(subject.source).__name__}; set "
-            "evaluation.kind=plans"
+            f"evaluation: kind text measures text, and the run was trained on {type(subject.source).__name__}; "
+            "leave evaluation.kind out"
         )
     return subject.source
 

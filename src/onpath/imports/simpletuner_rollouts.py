@@ -114,11 +114,13 @@ def _strategy(keys: Keys, offset: int) -> dict[str, Any]:
         )
         return {"min_step_offset": 0}
     none = (0.5 / offset) ** 0.5 if strategy == "biased_early" else 1.0 - (1.0 - 0.5 / offset) ** 0.5
-    keys.became(f"{_PREFIX}strategy", strategy, f"{_PLACE}.strategy")
     keys.differences.append(
         f"{strategy} rounds there, which gives an offset of 0, no rollout, in {none:.1%} of the draws; here it runs "
         "from 1 (min_step_offset: 0 takes 0 in)"
     )
+    if offset == 1:  # the only length, among which nothing is to be chosen
+        return {}
+    keys.became(f"{_PREFIX}strategy", strategy, f"{_PLACE}.strategy")
     return {"strategy": strategy}
 
 
