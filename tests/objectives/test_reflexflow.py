@@ -52,6 +52,14 @@ def test_anti_drift_is_by_example() -> None:
     torch.testing.assert_close(both, torch.tensor([4.0, 0.0], dtype=torch.float64))
 
 
+def test_a_network_that_begins_at_zero_gets_no_gradient_from_a_direction_that_it_does_not_have() -> None:
+    velocity = torch.zeros(2, 1, 1, 2, dtype=torch.float64, requires_grad=True)
+    drift = anti_drift(velocity, pixels([3.0, 4.0], [1.0, 0.0]))
+    drift.sum().backward()
+    torch.testing.assert_close(drift.detach(), torch.ones(2, dtype=torch.float64))
+    assert velocity.grad is not None and not velocity.grad.any()
+
+
 def test_compensation_by_hand() -> None:
     """Absolute errors 1, 3 and 2, 2, in both directions: their signs must not cancel, nor one row dilute another."""
     clean, drifted = pixels([1.0, 5.0], [-1.0, -2.0]), pixels([2.0, 2.0], [1.0, -4.0])

@@ -15,6 +15,7 @@ from onpath.objectives.reflexflow import anti_drift, compensation
 from onpath.objectives.weighting import LossWeight, TimeDensity, UniformTimes, Unweighted
 from onpath.processes.gaussian import Gaussian
 from onpath.rollouts import DrawnStates, draw_state, evaluating
+from onpath.sampling.states import taken
 from onpath.scheduled_sampling import ReflexFlow, ScheduledSampling
 from onpath.types import Batch, Loss, Nets, Noised
 
@@ -97,7 +98,7 @@ class _Step:
             terms = error.square().flatten(1).mean(1)
         else:
             terms = self._rolled_terms(output, error, memo, metrics)
-        total = (terms * weights.to(terms.device, terms.dtype)).sum()
+        total = (terms * weights.to(terms.device, terms.dtype, non_blocking=True)).sum()
         if self.objective.scheduled_sampling is not None:
             extra = self.drawn.num_forwards + self._num_more
             metrics["rollout_share"] = (float(self._num_joined), float(batch.size))
@@ -127,12 +128,12 @@ class _Step:
         return self._num_joined * (4 if self._rule.reflexflow.mode == "jump" else 1)
 
     def _forward(self, state: Noised, memo: Any) -> Images:
-        return self.nets.model(state.x, state.t.to(state.x.device, torch.float32), memo).float()
+        return self.nets.model(state.x, _seen(state), memo).float()
 
     def _rolled_terms(self, output: Images, error: Images, memo: Any, metrics: _Metrics) -> Float[Tensor, "B"]:
         """The loss of each example, those of the rollout on their own terms."""
         assert self.drawn.joined is not None and isinstance(self.drawn.clean, Noised)
-        joined = self.drawn.joined.to(error.device)
+        joined = self.drawn.joined.to(error.device, non_blocking=True)
         x0, output = self.batch.x[joined], output[joined]
         reached = Noised(self._state.x[joined], self._state.t[self.drawn.joined], self._state.noise[joined])
         reflex = self._rule.reflexflow
@@ -172,14 +173,14 @@ class _Step:
         current = self.nets.current
         with evaluating(current):
             memo_apart = current.encode(**part.conditions())
-            at_clean = current(clean.x, clean.t.to(clean.x.device, torch.float32), memo_apart).float()
+            at_clean = current(clean.x, _seen(clean), memo_apart).float()
         drifted, x = output, reached.x
         if reflex.mode == "jump":
             _, s = process.coefficients(reached.t)
             _, s_end = process.coefficients(clean.t)
             x = reached.x + process.over(s_end - s, output) * self._velocity(output, reached.x, reached.t)
             landed = Noised(x, clean.t, clean.noise)
-            drifted = self._forward(landed, self.nets.model.encode(**part.conditions()))
+            drifted = self._forward(landed, taken(memo, self.drawn.joined))
         velocities = [self._velocity(one, at, clean.t) for one, at in ((at_clean, clean.x), (drifted, x))]
         weights = compensation(velocities[0], velocities[1], reflex.alpha)
         return weights * squared, anti_drift(velocities[1], x - part.x)
@@ -191,3 +192,8 @@ class _Step:
             return output
         _, s = process.coefficients(t)
         return (x - process.image_of(output, x, t)) / process.over(s.clamp_min(self._rule.s_min), x)
+
+
+def _seen(state: Noised) -> Float[Tensor, "B"]:
+    """The times of a state as a network receives them."""
+    return state.t.to(state.x.device, torch.float32, non_blocking=True)

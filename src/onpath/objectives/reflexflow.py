@@ -13,7 +13,8 @@ def anti_drift(velocity: Images, away: Images) -> Float[Tensor, "B"]:
     """|v/|v| - d/|d||² of each example, 0 to 4: whether the predicted velocity points along `away`, d = x - x0.
 
     On the path of flow matching d = s·(noise - x0), so the direction asked for is that of its target; at a drifted
-    state it is the one that leads back to the image. Source: arXiv:2512.04904, anti-drift rectification.
+    state it is the one that leads back to the image. A velocity of 0 has no direction: 1, and no gradient.
+    Source: arXiv:2512.04904, anti-drift rectification.
 
     >>> anti_drift(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
     tensor([2.])
@@ -35,5 +36,7 @@ def compensation(clean: Images, drifted: Images, alpha: float) -> Images:
 
 
 def _direction(vector: Images) -> Images:
-    norm = vector.flatten(1).norm(dim=1).clamp_min(1e-12)
+    norm = vector.flatten(1).norm(dim=1)
+    # a network that begins at 0 points nowhere: divided by a small number it would get a gradient of any size
+    norm = torch.where(norm > 1e-12, norm, torch.inf)
     return vector / norm.view(-1, *(1,) * (vector.dim() - 1))
