@@ -182,7 +182,7 @@ def _rolled_images(
 ) -> DrawnStates:
     """The rows of `plan` (sources of all rows, lengths of all rows, indices) on states of the model's own."""
     sources, lengths, joined = plan
-    on_device = joined.to(state.x.device)
+    on_device = joined.to(state.x.device, non_blocking=True)
     clean = Noised(state.x[on_device], state.t[joined], state.noise[on_device])
     part, source, lengths = batch.rows(joined), sources[joined], lengths[joined]
     start = process.mixed(part.x, clean.noise, source)
@@ -239,7 +239,7 @@ def _drawn_tokens(
     joined = num_steps.argsort(descending=True, stable=True)[: int((num_steps > 0).sum())]
     if not len(joined):
         return DrawnStates(replace(state, num_masked=count))
-    on_device = joined.to(state.x.device)
+    on_device = joined.to(state.x.device, non_blocking=True)
     part, walks, num_steps = states.rows(joined), walks[:, joined], num_steps[joined]
     clean = Noisy(state.x[on_device], state.masked[on_device], count[joined])
     start = _more_masked(process, part, clean, walks[0], key.fold("source"))

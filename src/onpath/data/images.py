@@ -76,14 +76,18 @@ class StoredImages(ImageSource):
     def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
         pictures, key = self._pictures, rng.Key(self.seed, "images")
         rows = pictures.rows[places(ids, len(pictures.rows), self.split, key).numpy()]
-        pixels = torch.from_numpy(pictures.pixels[rows]).to(device)
+        pixels = torch.from_numpy(pictures.pixels[rows]).to(device, non_blocking=True)
         if self._flips and self.split == "train":
-            pixels = torch.where(mirrored(ids, key).to(device)[:, None, None, None], pixels.flip(2), pixels)
+            pixels = torch.where(
+                mirrored(ids, key).to(device, non_blocking=True)[:, None, None, None], pixels.flip(2), pixels
+            )
         x = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         x = x.div_(pictures.top / 2).sub_(1.0)  # in place, which is seven times as fast
         if pictures.labels is None or not self.classes:
             return Batch(x, ids.cpu())
-        return Batch(x, ids.cpu(), cond={"label": torch.from_numpy(pictures.labels[rows]).to(device)})
+        return Batch(
+            x, ids.cpu(), cond={"label": torch.from_numpy(pictures.labels[rows]).to(device, non_blocking=True)}
+        )
 
 
 def places(ids: Int64[Tensor, "B"], num_rows: int, split: str, key: rng.Key) -> Int64[Tensor, "B"]:

@@ -117,7 +117,7 @@ class Latents(ImageSource):
                 f"{self.path}: the latents of row {int(rows[~finite][0])} hold NaN or infinity; finite numbers are "
                 "needed; encode that image again, in float32 where float16 overflows"
             )
-        moved = {name: _plain(array.to(device)) for name, array in picked.items()}
+        moved = {name: _plain(array.to(device, non_blocking=True)) for name, array in picked.items()}
         x = (moved.pop(_LATENTS) - self.shift) * self.scale
         return Batch(x, ids.cpu(), cond=moved)
 

@@ -147,7 +147,7 @@ def dropped(process: Process, batch: Batch, probability: float, key: rng.Key) ->
     if probability == 0.0:
         return batch
     draws = rng.uniform(key.fold("condition_dropout"), batch.ids)
-    return process.unconditional(batch, (draws < probability).to(batch.x.device))
+    return process.unconditional(batch, (draws < probability).to(batch.x.device, non_blocking=True))
 
 
 def token_metrics(scores: TokenScores, noisy: Noisy, batch: Batch) -> dict[str, tuple[Tensor | float, Tensor | float]]:

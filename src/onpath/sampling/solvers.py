@@ -106,7 +106,7 @@ class _Predictor:
     def __call__(self, x: Images, t: Times) -> Images:
         process, solver = self.process, self.solver
         t = t.clamp(0.0, 1.0)
-        seen = t.to(x.device, x.dtype)
+        seen = t.to(x.device, x.dtype, non_blocking=True)
         if self.state.num_branches == 2:
             both = self.denoiser(torch.cat([x, x]), torch.cat([seen, seen]), self.state.memo)
             weight = self.knobs.guidance

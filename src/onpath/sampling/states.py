@@ -106,7 +106,7 @@ def taken(value: Any, index: Int64[Tensor, "N"]) -> Any:
     """The rows at `index` of a tensor, or of every tensor of a tuple, nested or not; None stays None."""
     if isinstance(value, tuple):
         return tuple(taken(part, index) for part in value)
-    return None if value is None else value[index.to(value.device)]
+    return None if value is None else value[index.to(value.device, non_blocking=True)]
 
 
 def _put(whole: Any, rows: Any, index: Int64[Tensor, "N"]) -> Any:
@@ -114,4 +114,4 @@ def _put(whole: Any, rows: Any, index: Int64[Tensor, "N"]) -> Any:
         return tuple(_put(w, r, index) for w, r in zip(whole, rows, strict=True))
     if whole is None or rows is None:
         return None
-    return whole.index_copy(0, index.to(whole.device), rows)
+    return whole.index_copy(0, index.to(whole.device, non_blocking=True), rows)
