@@ -60,12 +60,6 @@ class Gaussian(Process):
         a, s = self.coefficients(t)
         return a.log() - s.log()
 
-    def time_of(self, log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The time at which ln(a/s) is `log_ratio`."""
-        scale = 1.0 if self.path == "flow" else 2.0
-        ends = self.schedule.end_points()
-        return self.schedule.t_of((scale * log_ratio).sigmoid().clamp(ends[1], ends[0]))
-
     def draw(self, batch: Batch, key: rng.Key) -> Images:
         """Standard normal noise of the shape of the images, from their ids."""
         return rng.normal(key, batch.ids.to(batch.x.device), tuple(batch.x.shape[1:]))
