@@ -48,11 +48,14 @@ SHOWN = ("bias", "excess")
 
 _SHORT = {"max_step_offset": 2, "probability": 0.5}
 _LONG = {"max_step_offset": 15, "probability": 0.5}
+_ALL = {"mode": "inject", "probability": 1.0, "fine_steps": 2}
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rollout-original": {"scheduled_sampling": {**_SHORT, "target": "original"}},
     "rollout-restoring": {"scheduled_sampling": _SHORT},
     "inject": {"scheduled_sampling": {**_LONG, "mode": "inject"}},
+    "inject-all": {"scheduled_sampling": {**_ALL, "max_step_offset": 15}},
+    "inject-short": {"scheduled_sampling": {**_ALL, "max_step_offset": 5}},
     "perturbation": {"input_perturbation": 0.1},
     "reflexflow-rollout": {"scheduled_sampling": {**_SHORT, "reflexflow": {}}},
     "reflexflow-jump": {"scheduled_sampling": {**_SHORT, "reflexflow": {"mode": "jump"}}},

@@ -172,7 +172,7 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
         states = terminal.watched(states, loaded.codec)
     state = last(states)
     if isinstance(state, ImageState):
-        path = loaded.folder.write_picture(f"seed-{options.seed}", loaded.sheet(state))
+        path = loaded.folder.write_picture(options.file_name(overrides or []), loaded.sheet(state))
         told = {"picture": str(path), "forwards": state.num_forwards.tolist()}
         if options.as_json:
             sys.stdout.write(json.dumps(told) + "\n")

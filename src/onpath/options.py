@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -80,6 +81,13 @@ class SampleOptions:
             size = num * max(1, len(prompts))
             knobs = Knobs(temperature=torch.full((size,), self.temperature, device=run.parts.device))
         return run.watch(batch, num_samples=num, seed=self.seed, grid=grid, knobs=knobs)
+
+    def file_name(self, overrides: list[str]) -> str:
+        """What tells this picture from those of other settings: `seed-0-label-3-steps-10`."""
+        given = {name: getattr(self, name) for name in ("label", "steps", "num")}
+        parts = [f"{name}-{value}" for name, value in given.items() if value is not None]
+        plain = [re.sub(r"[^\w.=-]+", "-", text) for text in overrides]
+        return "-".join([f"seed-{self.seed}", *parts, *plain])
 
     def _refuse(self, names: tuple[str, ...], why: str) -> None:
         for name in names:

@@ -60,6 +60,8 @@ class ImageEvaluation(Evaluation):
             )
 
     def require(self, subject: Subject) -> None:
+        for steps in self.steps:
+            subject.grid.with_steps(steps)  # refused here where their number is fixed
         features = self._features(subject)
         for name in self.sets:
             self._size(_split(subject, name), name)

@@ -51,6 +51,11 @@ class Denoising(Objective):
         rule = self.scheduled_sampling
         if rule is None:
             return
+        if self.input_perturbation:
+            raise ValueError(
+                f"denoising: input_perturbation is {self.input_perturbation} beside scheduled_sampling, which makes "
+                "states of its own; set input_perturbation=0, or leave scheduled_sampling out"
+            )
         if rule.correction:
             raise ValueError(
                 f"denoising: scheduled_sampling.correction is {rule.correction}, which is of tokens; leave it out"
