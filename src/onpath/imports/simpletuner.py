@@ -213,6 +213,9 @@ def _objective(keys: Keys, prediction: str | None) -> dict[str, Any]:
         if gamma:
             keys.became("snr_gamma", gamma, "objective.weight min_snr")
             objective["weight"] = {"kind": "min_snr", "gamma": gamma}
+    section = rollouts(keys, prediction == "flow")
+    if section is not None:
+        keys.leave("input_perturbation", "beside scheduled sampling, whose states are the model's own")
     if keys.has("input_perturbation"):
         shaken = keys.became("input_perturbation", keys.number("input_perturbation"), "objective.input_perturbation")
         objective["input_perturbation"] = shaken
@@ -225,7 +228,6 @@ def _objective(keys: Keys, prediction: str | None) -> dict[str, Any]:
             "a dropped caption is the embedding of an empty text there; put that into a .safetensors file and name it "
             "in model.null (zeros otherwise)"
         )
-    section = rollouts(keys, prediction == "flow")
     return objective if section is None else {**objective, "scheduled_sampling": section}
 
 
