@@ -68,7 +68,8 @@ class ImageUNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
-        self.to(memory_format=torch.channels_last)  # a quarter to a third less time for the forward of small images
+        # a quarter to a third less time for the forward of small images
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def encode(
         self, label: Int64[Tensor, "B"] | None = None, drop: Bool[Tensor, "B"] | None = None
