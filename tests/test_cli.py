@@ -189,6 +189,8 @@ def test_a_resume_by_another_recipe_is_refused(onpath: Any) -> None:
     assert done.code == 0 and "resumed at step 3" in done.out
     saved = yaml.safe_load(Path("runs/mine/config.yaml").read_text())["training"]
     assert (saved["steps"], saved["batch_size"]) == (5, 4)
+    own = onpath("train", "runs/mine/config.yaml", "--run", "runs/mine", "--resume", "training.steps=6")
+    assert own.code == 0 and "resumed at step 5" in own.out
 
 
 def test_a_run_is_used_on_another_device_than_it_was_trained_on(onpath: Any) -> None:

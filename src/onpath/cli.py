@@ -332,8 +332,10 @@ def _require_same_recipe(run: RunFolder, recipe: str) -> None:
     """ValueError where the recipe is another than the run began with: it would not take effect."""
     from onpath.overrides import differing, read_yaml
 
-    begun = run.path / "recipe.yaml"
-    changed = differing(read_yaml(begun), read_yaml(path_of(recipe))) if begun.is_file() else []
+    begun, given = run.path / "recipe.yaml", path_of(recipe)
+    if given.resolve() == (run.path / "config.yaml").resolve():
+        return  # the run's own settings, which it goes on with
+    changed = differing(read_yaml(begun), read_yaml(given)) if begun.is_file() else []
     if changed:
         raise ValueError(
             f"resume: {recipe} differs from what {run.path} began with, in {', '.join(changed)}. A resumed run goes "
