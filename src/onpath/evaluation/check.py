@@ -93,7 +93,7 @@ def overfits(
     optimizers = optimizer.build(model)
     loss, accuracy, num_steps = math.inf, 0.0, 0
     while num_steps < max_steps and not (loss < MAX_LOSS and accuracy > MIN_ACCURACY):
-        _train_step(model, optimizers, objective, batch, num_steps)
+        train_step(model, optimizers, objective, batch, num_steps)
         num_steps += 1
         if num_steps % 20 == 0 or num_steps == max_steps:
             loss, accuracy = _recall(model, objective.process, batch)
@@ -246,9 +246,10 @@ def _denoiser(model: nn.Module) -> Denoiser:
     return cast(Denoiser, model)
 
 
-def _train_step(
+def train_step(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], objective: Objective, batch: Batch, step: int
 ) -> None:
+    """One step on the same batch, under draws of its own."""
     model.train()
     loss = objective(Nets(_denoiser(model)), batch, _KEY.fold("overfit").at(step), step).mean
     for one in optimizers:

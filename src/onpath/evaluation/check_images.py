@@ -13,13 +13,13 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.source import Source
-from onpath.evaluation.check import Check, schedules_agree
+from onpath.evaluation.check import Check, schedules_agree, train_step
 from onpath.evaluation.schedule_table import schedule_table
 from onpath.objectives.base import Objective
 from onpath.processes.gaussian import Gaussian
 from onpath.schedules import Schedule
 from onpath.training.optimizers import OptimizerConfig
-from onpath.types import Batch, Denoiser, Nets
+from onpath.types import Batch, Denoiser
 
 MAX_ERROR, MIN_DIFFERENCE = 0.1, 0.02
 _NUM_IMAGES, _MOST_STEPS = 16, 400
@@ -72,14 +72,7 @@ def overfits(
     plain, optimizers = objective.conditional(), optimizer.build(model)
     error, num_steps = math.inf, 0
     while num_steps < _MOST_STEPS and not error < MAX_ERROR:
-        model.train()
-        loss = plain(Nets(cast(Denoiser, model)), batch, _KEY.fold("overfit").at(num_steps), num_steps).mean
-        for one in optimizers:
-            one.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for one in optimizers:
-            one.step()
+        train_step(model, optimizers, plain, batch, num_steps)
         num_steps += 1
         if num_steps % 20 == 0 or num_steps == _MOST_STEPS:
             model.eval()

@@ -17,7 +17,7 @@ from onpath.evaluation.distances import copies, frechet, kernel_distance, precis
 from onpath.evaluation.drift import BRIEF, Drift
 from onpath.evaluation.features import Features, load_features
 from onpath.evaluation.image_samples import generation, pictures, requested
-from onpath.evaluation.settings import Evaluation, Row, Subject, row
+from onpath.evaluation.settings import Evaluation, Row, Subject, row, source_of
 from onpath.evaluation.statistics import Z95, mean_interval, wilson
 from onpath.records import Trace
 from onpath.sampling.loop import last
@@ -205,9 +205,4 @@ def _first(source: ImageSource) -> Batch:
 
 
 def _image_source(subject: Subject) -> ImageSource:
-    if not isinstance(subject.source, ImageSource):
-        raise ValueError(
-            f"evaluation: kind images measures images, and the run was trained on {type(subject.source).__name__}; "
-            "leave evaluation.kind out"
-        )
-    return subject.source
+    return source_of(subject, ImageSource, "images")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -58,6 +58,19 @@ class Evaluation(ABC):
     @abstractmethod
     def traces(self, subject: Subject, num: int) -> list[Trace]:
         """How the first `num` generations come about, step by step, for the report."""
+
+
+Kind = TypeVar("Kind", bound=Source)
+
+
+def source_of(subject: Subject, family: type[Kind], kind: str) -> Kind:
+    """The source of what is measured, of the family that an evaluation of this kind can measure; else ValueError."""
+    if not isinstance(subject.source, family):
+        raise ValueError(
+            f"evaluation: kind {kind} measures {kind}, and the run was trained on {type(subject.source).__name__}; "
+            "leave evaluation.kind out"
+        )
+    return subject.source
 
 
 def row(set_name: str, mode: str, metric: str, value: float, ci95: tuple[float, float] | None, n: int) -> Row:

@@ -16,7 +16,7 @@ from onpath.data.source import TextSource
 from onpath.evaluation.drift import BRIEF, Drift
 from onpath.evaluation.proofreading import Proofreading, require_doubt
 from onpath.evaluation.scores import perplexity_row, text_rows
-from onpath.evaluation.settings import Evaluation, Row, Subject
+from onpath.evaluation.settings import Evaluation, Row, Subject, source_of
 from onpath.evaluation.statistics import Z95, ratio
 from onpath.evaluation.traces import events
 from onpath.objectives.nelbo import bound_of
@@ -169,12 +169,7 @@ def _units(batch: Batch, source: TextSource) -> Int64[Tensor, "B 3"]:
 
 
 def _text_source(subject: Subject) -> TextSource:
-    if not isinstance(subject.source, TextSource):
-        raise ValueError(
-            f"evaluation: kind text measures text, and the run was trained on {type(subject.source).__name__}; "
-            "leave evaluation.kind out"
-        )
-    return subject.source
+    return source_of(subject, TextSource, "text")
 
 
 def _ended(tokens: Int64[Tensor, "L"], end_id: int | None) -> Int64[Tensor, "T"]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from onpath.models.diffusers_networks import STEPS, WIRINGS, Condition, Images, Times, Wiring, network_folder
 from onpath.models.lora import LoRA, merge
-from onpath.models.pretrained import extra
+from onpath.models.pretrained import extra, quiet
 from onpath.models.surgery import fingerprint
 from onpath.schedules import BetasSchedule, Schedule, ShiftedSchedule, TabulatedSchedule
 from onpath.types import ImageSpec
@@ -259,24 +258,9 @@ def _null(given: str, conditions: tuple[Condition, ...], spec: ImageSpec) -> nn.
     return nn.ParameterDict({name: nn.Parameter(held[name].float(), False) for name in shapes})
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within it, diffusers draws no bars and writes no advice."""
-    logging = extra("diffusers.utils.logging", "images")
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _load(folder: Path, name: str, weights: Weights) -> Any:
     """The network in evaluation mode."""
-    with _quiet():
+    with quiet("diffusers", "images"):
         cls = getattr(extra("diffusers", "images"), name)
         if weights == "random":
             return cls.from_config(cls.load_config(folder)).eval()

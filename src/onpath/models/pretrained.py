@@ -121,9 +121,9 @@ def _not_found(name: str, error: Exception) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Within it, transformers draws no bars and writes no advice."""
-    logging = extra("transformers.utils.logging")
+def quiet(package: str = "transformers", group: str = "text") -> Iterator[None]:
+    """Within it, a package of Hugging Face draws no bars and writes no advice."""
+    logging = extra(f"{package}.utils.logging", group)
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
