@@ -49,6 +49,15 @@ class DrawnStates:
     revealed: Bool[Tensor, "M L"] | None = None
     num_revealed: int = 0
 
+    def costs(self, num_states: int, num_examples: int, num_more: int = 0) -> dict[str, tuple[Tensor | float, float]]:
+        """As (sum, count) pairs: the share of the states that took part, rows through the network for each example,
+        `num_more` of them beside the rollouts, and seconds."""
+        return {
+            "rollout_share": (float(0 if self.joined is None else len(self.joined)), float(num_states)),
+            "rollout_forwards": (float(self.num_forwards + num_more), float(num_examples)),
+            "rollout_seconds": (self.seconds, 1.0),
+        }
+
 
 _OF_IMAGES = ("sampler", "order", "mode", "coarse_steps", "fine_steps", "target", "s_min", "reflexflow")
 

@@ -177,9 +177,4 @@ def rollout_metrics(drawn: DrawnStates, batch: Batch) -> dict[str, tuple[Tensor 
     if drawn.revealed is not None:
         clean = batch.x.repeat(num_states // batch.size, 1)
         wrong = (drawn.revealed & (drawn.state.x != clean)).sum()
-    return {
-        "rollout_share": (float(0 if drawn.joined is None else len(drawn.joined)), float(num_states)),
-        "rollout_wrong": (wrong, float(drawn.num_revealed)),
-        "rollout_forwards": (float(drawn.num_forwards), float(batch.size)),
-        "rollout_seconds": (drawn.seconds, 1.0),
-    }
+    return {**drawn.costs(num_states, batch.size), "rollout_wrong": (wrong, float(drawn.num_revealed))}

@@ -105,10 +105,7 @@ class _Step:
             terms = self._rolled_terms(output, error, memo, metrics)
         total = (terms * weights.to(terms.device, terms.dtype, non_blocking=True)).sum()
         if self.objective.scheduled_sampling is not None:
-            extra = self.drawn.num_forwards + self._num_more
-            metrics["rollout_share"] = (float(self._num_joined), float(batch.size))
-            metrics["rollout_forwards"] = (float(extra), float(batch.size))
-            metrics["rollout_seconds"] = (self.drawn.seconds, 1.0)
+            metrics |= self.drawn.costs(batch.size, batch.size, self._num_more)
         return Loss(total, float(batch.size), metrics)
 
     @property
@@ -122,15 +119,11 @@ class _Step:
         return self.objective.scheduled_sampling
 
     @property
-    def _num_joined(self) -> int:
-        return 0 if self.drawn.joined is None else len(self.drawn.joined)
-
-    @property
     def _num_more(self) -> int:
         """Rows through the network beside the rollout and the forward of the loss; one with gradient counts 3."""
-        if self._rule.reflexflow is None:
+        if self._rule.reflexflow is None or self.drawn.joined is None:
             return 0
-        return self._num_joined * (4 if self._rule.reflexflow.mode == "jump" else 1)
+        return len(self.drawn.joined) * (4 if self._rule.reflexflow.mode == "jump" else 1)
 
     def _forward(self, state: Noised, memo: Any) -> Images:
         return self.nets.model(state.x, _seen(state), memo).float()

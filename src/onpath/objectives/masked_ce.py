@@ -84,9 +84,10 @@ class MaskedCrossEntropy(Objective):
             noisy = self.process.corrupt_count(batch, num_masked, key.fold("corrupt"))
         else:
             noisy = self.process.corrupt_ratio(batch, ratio.float().to(batch.x.device), key.fold("corrupt"))
-        drawn = draw_state(self.rollouts, self.process, nets, batch, noisy, key, step)
+        rollouts = self.rollouts
+        drawn = draw_state(rollouts, self.process, nets, batch, noisy, key, step)
         assert isinstance(drawn.state, Noisy)
-        corrections = corrections_of(self.rollouts, drawn)
+        corrections = corrections_of(rollouts, drawn)
         scores = score_masked(self.process, nets.model, batch, drawn.state, corrections=corrections)
         metrics = token_metrics(scores, drawn.state, batch)
         if self.scheduled_sampling is not None:

@@ -51,10 +51,11 @@ class Bound(Objective):
     def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
         batch = dropped(self.process, batch, self.condition_dropout, key)
         noisy, weights = self.states(batch, stratified(key, batch.ids), key.fold("corrupt"))
-        drawn = draw_state(self.rollouts, self.process, nets, batch, noisy, key, step)
+        rollouts = self.rollouts
+        drawn = draw_state(rollouts, self.process, nets, batch, noisy, key, step)
         assert isinstance(drawn.state, Noisy)
         # a correction weighs as a token of the text does, whose weights over the states of an example are 1 on average
-        corrections = corrections_of(self.rollouts, drawn, 1.0 / (len(weights) // batch.size))
+        corrections = corrections_of(rollouts, drawn, 1.0 / (len(weights) // batch.size))
         scores = score_masked(self.process, nets.model, batch, drawn.state, weights, corrections)
         nats, num_free = scores.cost.sum(), float(batch.free_counts().sum())
         metrics = token_metrics(scores, drawn.state, batch)
