@@ -47,6 +47,14 @@ class Source(ABC):
         """What a user should know of the data before a training, such as how many examples are left out."""
         return ()
 
+    def requests(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
+        """Batches to generate from: the prompts given, what is to be answered free; `x` is not read there."""
+        return self.examples(ids, device)
+
+    def columns(self, ids: Int64[Tensor, "B"]) -> Mapping[str, Sequence[Any]]:
+        """What a reward is told of the examples beside prompt and completion: a value for each id, by name."""
+        return {}
+
     def settled(self) -> Mapping[str, Any]:
         """Settings that the data decide, such as an alphabet, by field; a run keeps them, and needs no data later."""
         return {}
