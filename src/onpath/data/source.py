@@ -47,8 +47,8 @@ class Source(ABC):
         """What a user should know of the data before a training, such as how many examples are left out."""
         return ()
 
-    def requests(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
-        """Batches to generate from: the prompts given, what is to be answered free; `x` is not read there."""
+    def prompts(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
+        """The examples as prompts to generate from: what is to be answered is free, and `x` is not read there."""
         return self.examples(ids, device)
 
     def columns(self, ids: Int64[Tensor, "B"]) -> Mapping[str, Sequence[Any]]:
