@@ -19,6 +19,7 @@ from onpath.data.images import Digits
 from onpath.data.latents import Latents
 from onpath.data.pairs import TextPairs
 from onpath.data.source import Source
+from onpath.data.sudoku import Sudoku
 from onpath.data.text import TextFile
 from onpath.data.tokenizers import Bytes, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
@@ -236,6 +237,8 @@ SOURCES: dict[str, Source] = {
     "pairs, left": TextPairs("pairs.jsonl", Bytes(end=True), length=40, padding_side="left", begin=True),
     "pairs, filled": TextPairs("pairs.jsonl", length=40, end="fill"),
     "pairs, cut": TextPairs("pairs.jsonl", length=20, overflow="cut"),
+    "sudoku": Sudoku(),
+    "sudoku, few grids": Sudoku(blanks=10, unique=False, num_orbits=(2, 1, 1)),
     "digits": Digits(),
     "digits, unlabelled": Digits(labels=False),
     "mnist, padded": MNIST("idx", pad=2, validation_examples=9),

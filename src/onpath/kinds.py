@@ -17,6 +17,7 @@ from onpath.data.images import Digits
 from onpath.data.latents import Latents
 from onpath.data.pairs import TextPairs
 from onpath.data.source import ImageSource, Source, TextSource
+from onpath.data.sudoku import Sudoku
 from onpath.data.text import TextFile
 from onpath.data.tokenizers import Bytes, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
@@ -88,6 +89,7 @@ FAMILIES: dict[type, dict[str, type]] = {
         "text": TextFile,
         "hub_text": HubText,
         "pairs": TextPairs,
+        "sudoku": Sudoku,
         "digits": Digits,
         "mnist": MNIST,
         "fashion_mnist": FashionMNIST,
