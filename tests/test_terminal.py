@@ -30,6 +30,8 @@ def state(words: str, sure: list[float] | None = None, step: int = 1, *, given: 
         num_masked=None,
         revealed_at=torch.zeros_like(x),
         confidence=torch.tensor([sure or [0.9] * len(ids)]),
+        log_prob=torch.zeros_like(x, dtype=torch.float32),
+        proposed=x,
         num_forwards=torch.zeros(1, dtype=torch.int64),
         step=step,
         batch=Batch.of_tokens(x, torch.arange(1), given=prompt),

@@ -53,11 +53,13 @@ class Moves:
 
 
 def busy_rows(state: TokenState, moves: Moves) -> Int64[Tensor, "N"] | None:
-    """Rows that this step sends through the network, on the CPU; None where finding them would stall a GPU.
+    """Rows that this step sends through the network, on the CPU; None for all, also where finding them would stall a GPU.
 
     The network hears of an input only what has been revealed in it, so a row in which nothing is revealed, and nothing
     is to be read, needs no forward.
     """
+    if state.lockstep:
+        return None
     if moves.num_reveal is not None:
         return moves.num_reveal.nonzero()[:, 0]
     if state.masked.device.type != "cpu":
@@ -84,6 +86,7 @@ def revealed(
     """The state with the drawn tokens at `reveal`, and a forward more in every row."""
     wanted, rows, drawn = seen
     token, confidence = spread(wanted, rows, drawn.token, 0), spread(wanted, rows, drawn.confidence, 0.0)
+    log_prob = spread(wanted, rows, drawn.log_prob, 0.0)
     return replace(
         state,
         x=torch.where(reveal, token, state.x),
@@ -91,6 +94,8 @@ def revealed(
         num_masked=None if num_reveal is None or state.num_masked is None else state.num_masked - num_reveal,
         revealed_at=torch.where(reveal, state.step, state.revealed_at),
         confidence=torch.where(reveal, confidence, state.confidence),
+        log_prob=torch.where(reveal, log_prob, state.log_prob),
+        proposed=token,
         num_forwards=state.num_forwards + state.num_branches,
     )
 
@@ -111,6 +116,7 @@ def masked_again(
         num_masked=num_masked,
         revealed_at=state.revealed_at.masked_fill(again, -1),
         confidence=state.confidence.masked_fill(again, 0.0),
+        log_prob=state.log_prob.masked_fill(again, 0.0),
     )
 
 
@@ -137,5 +143,6 @@ def ended(state: TokenState, end_id: int, blocks: Blocks | None) -> TokenState:
         num_masked=None if state.num_masked is None else state.num_masked.masked_fill(on_host, 0),
         revealed_at=torch.where(filled, state.step, state.revealed_at),
         confidence=state.confidence.masked_fill(filled, 1.0),
+        log_prob=state.log_prob.masked_fill(filled, 0.0),
         unsettled=None if state.unsettled is None else state.unsettled & ~stopped,
     )

@@ -22,7 +22,8 @@ class State(ABC):
 
     x: (B, …). num_forwards: (B,) int64 on the CPU, rows through the network (guided ones count twice). batch, memo: the
     request and its encoding. num_branches: 2 where guided, else 1; the memo has that many times B rows, those of the
-    conditional branch first. num_steps: of the whole walk, None where a step is taken without one.
+    conditional branch first. num_steps: of the whole walk, None where a step is taken without one. lockstep: every row
+    goes through the network in every step, needed or not, as processes must that hold shards of it.
     """
 
     x: Shaped[Tensor, "B *rest"]
@@ -32,6 +33,7 @@ class State(ABC):
     memo: Any
     num_branches: int = 1
     num_steps: int | None = None
+    lockstep: bool = False
 
     @property
     @abstractmethod
@@ -65,7 +67,9 @@ class TokenState(State):
 
     masked: (B, L). num_masked: (B,) int64 on the CPU, where the counts are fixed ahead, else None.
     revealed_at: (B, L) step of the last reveal, -1 where given or masked. confidence: (B, L) probability of
-    the token at that reveal, 1 where it follows from an end token. unsettled: (B,) rows in which a later step may mask
+    the token at that reveal, 1 where it follows from an end token. log_prob: (B, L) log of the probability with which
+    that token was drawn, see ``tokens.Drawn``; 0 where none was. proposed: (B, L) the token that the last forward of
+    the row drew at each position it was asked for, revealed or not. unsettled: (B,) rows in which a later step may mask
     again what is revealed; None where none does, or where the counts tell it.
     """
 
@@ -73,10 +77,14 @@ class TokenState(State):
     num_masked: Int64[Tensor, "B"] | None
     revealed_at: Int64[Tensor, "B L"]
     confidence: Float[Tensor, "B L"]
+    log_prob: Float[Tensor, "B L"]
+    proposed: Int64[Tensor, "B L"]
     unsettled: Bool[Tensor, "B"] | None = None
 
     @property
     def is_finished(self) -> bool:
+        if self.lockstep:
+            return False
         if self.num_masked is not None:
             return not self.num_masked.any()
         if self.masked.device.type != "cpu":

@@ -43,19 +43,21 @@ class Categorical:
 class Drawn:
     """Chosen tokens of N rows.
 
-    token: (N,). confidence: its probability. margin: of the two likeliest tokens. entropy: in nats. doubt: probability
-    of [MASK]. The last three where they were asked for.
+    token: (N,). confidence: its probability. log_prob: log of the probability with which it was drawn, at the
+    temperature and among the words that were left; 0 where nothing is drawn. margin: of the two likeliest tokens.
+    entropy: in nats. doubt: probability of [MASK]. The last three where they were asked for.
     """
 
     token: Int64[Tensor, "N"]
     confidence: Float[Tensor, "N"]
+    log_prob: Float[Tensor, "N"]
     margin: Float[Tensor, "N"] | None = None
     entropy: Float[Tensor, "N"] | None = None
     doubt: Float[Tensor, "N"] | None = None
 
     def columns(self) -> tuple[Tensor, ...]:
         """What was asked for, as a readout returns it."""
-        every = (self.token, self.confidence, self.margin, self.entropy, self.doubt)
+        every = (self.token, self.confidence, self.log_prob, self.margin, self.entropy, self.doubt)
         return tuple(column for column in every if column is not None)
 
     @classmethod
@@ -63,7 +65,7 @@ class Drawn:
         """The inverse of ``columns``; `detailed` says whether margin and entropy are among them."""
         if detailed:
             return cls(*columns)
-        return cls(columns[0], columns[1], doubt=columns[2] if len(columns) > 2 else None)
+        return cls(*columns[:3], doubt=columns[3] if len(columns) > 3 else None)
 
 
 _CHUNK = 2**17  # logits at a time on a CPU: larger temporaries leave its caches and are paged in anew each time
@@ -114,16 +116,26 @@ def _draw(
     total = sums.double().sum(-1)
     if words is None:
         token = _likeliest(centred)
+        log_prob = torch.zeros(token.shape, device=token.device)
     elif temperature is None and choice.temperature == 1.0 and not choice.restricted:
         token = _inverse_cdf(weights, sums, words)
+        log_prob = _log_prob(centred, total, token)
     else:
         heat = total.new_full(total.shape, choice.temperature) if temperature is None else temperature
-        tempered = _restrict(centred / heat.float().clamp_min(1e-6)[:, None, None], choice).exp()
-        token = _inverse_cdf(tempered, tempered.sum(-1), words)
+        energy = _restrict(centred / heat.float().clamp_min(1e-6)[:, None, None], choice)
+        tempered = energy.exp()
+        sums = tempered.sum(-1)
+        token = _inverse_cdf(tempered, sums, words)
+        log_prob = _log_prob(energy, sums.double().sum(-1), token)
         if temperature is not None or choice.temperature == 0:
-            token = torch.where(heat > 0, token, _likeliest(centred))
+            token, log_prob = torch.where(heat > 0, token, _likeliest(centred)), log_prob.masked_fill(heat <= 0, 0.0)
     confidence = (weights.flatten(1).gather(1, token[:, None])[:, 0] / total).float()
-    return Drawn(token, confidence, *_details(centred, weights, total)) if detailed else Drawn(token, confidence)
+    return Drawn(token, confidence, log_prob, *(_details(centred, weights, total) if detailed else ()))
+
+
+def _log_prob(energy: Float[Tensor, "N M K"], total: Float[Tensor, "N"], token: Int64[Tensor, "N"]) -> Tensor:
+    """(N,) log of exp(energy) at `token` over its sum `total`."""
+    return (energy.flatten(1).gather(1, token[:, None])[:, 0] - total.log()).float()
 
 
 def _in_blocks(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N M K"]:

@@ -94,7 +94,9 @@ class Unmasking(Sampler):
             masked=start.masked,
             num_masked=start.num_masked if self.fixed_counts else None,
             revealed_at=torch.full_like(start.x, -1),
-            confidence=torch.zeros(start.x.shape, device=start.x.device),
+            confidence=torch.zeros_like(start.x, dtype=torch.float32),
+            log_prob=torch.zeros_like(start.x, dtype=torch.float32),
+            proposed=start.x,
             num_forwards=torch.zeros(batch.size, dtype=torch.int64),
             step=0,
             batch=batch,
@@ -314,9 +316,7 @@ class Unmasking(Sampler):
         chosen = admitted(self.count, scores, confidence, entropy)
         return (chosen | moves.last.to(chosen.device)[:, None]) & moves.eligible
 
-    def _noisy(
-        self, process: Masking, state: TokenState, scores: Float[Tensor, "B L"], key: rng.Key
-    ) -> Float[Tensor, "B L"]:
+    def _noisy(self, process: Masking, state: TokenState, scores: Float[Tensor, "B L"], key: rng.Key) -> Tensor:
         scores = scores if self.order == "entropy" else scores.clamp_min(1e-20).log()
         fraction = process.masked_fraction(state.batch, state.masked.sum(-1))[:, None]
         return scores + self.order_noise * fraction * gumbel(key.fold("gumbel"), state.batch)
