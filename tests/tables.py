@@ -44,6 +44,11 @@ from onpath.processes.base import Process
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
+from onpath.rewards.base import FunctionReward, Reward
+from onpath.rewards.countdown import Countdown
+from onpath.rewards.gsm8k import GSM8KCorrect, IntegerAnswer, SoftFormat, StrictFormat
+from onpath.rewards.maths import Math
+from onpath.rewards.sudoku import SudokuCells, SudokuSolved
 from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
@@ -271,6 +276,19 @@ IMAGE_DENOISERS: dict[str, Callable[[ImageSpec], nn.Module]] = {
 }
 
 OPTIMIZERS: dict[str, OptimizerConfig] = {"adamw": AdamW(weight_decay=0.1), "muon": Muon()}
+
+REWARDS: dict[str, Reward] = {
+    "function": FunctionReward("judges:shortness"),
+    "gsm8k_correct": GSM8KCorrect(scale=1.5, anywhere=False),
+    "strict_format": StrictFormat(scale=0.25),
+    "soft_format": SoftFormat(reasoning="think"),
+    "integer_answer": IntegerAnswer(),
+    "math": Math(seconds_per_answer=2.0),
+    "countdown": Countdown(correct=2.0, format=0.0),
+    "sudoku_solved": SudokuSolved(),
+    "sudoku_solved, upright boxes": SudokuSolved(box=(3, 2)),
+    "sudoku_cells": SudokuCells(scale=0.2),
+}
 
 # networks by name, made from the spec of a grid-world source
 DENOISERS: dict[str, Callable[[Spec], nn.Module]] = {

@@ -31,6 +31,7 @@ from onpath.processes.base import Process
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import Ramp
+from onpath.rewards.base import Reward
 from onpath.rng import Key
 from onpath.sampling.counts import Count
 from onpath.sampling.grids import Grid
@@ -51,6 +52,7 @@ from tables import (
     PROCESSES,
     RAMPS,
     REMASKS,
+    REWARDS,
     SAMPLERS,
     SCHEDULES,
     SOLVERS,
@@ -82,6 +84,7 @@ KINDS: dict[type, dict[str, Any]] = {
     Source: SOURCES,
     Tokenizer: TOKENIZERS,
     OptimizerConfig: OPTIMIZERS,
+    Reward: REWARDS,
     Process: {name: make(LinearSchedule(), MASK) for name, make in PROCESSES.items()},
 }
 

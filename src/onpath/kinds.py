@@ -49,6 +49,11 @@ from onpath.processes.base import Process
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import Constant, CosineRamp, LinearRamp, Piecewise, Ramp
+from onpath.rewards.base import FunctionReward, Reward
+from onpath.rewards.countdown import Countdown
+from onpath.rewards.gsm8k import GSM8KCorrect, IntegerAnswer, SoftFormat, StrictFormat
+from onpath.rewards.maths import Math
+from onpath.rewards.sudoku import SudokuCells, SudokuSolved
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
 from onpath.sampling.loop import Sampler
@@ -136,6 +141,17 @@ FAMILIES: dict[type, dict[str, type]] = {
     TimeDensity: {"uniform": UniformTimes, "logit_normal": LogitNormalTimes, "shifted": ShiftedTimes},
     LossWeight: {"none": Unweighted, "min_snr": MinSNR},
     OptimizerConfig: {"adamw": AdamW, "muon": Muon},
+    Reward: {
+        "function": FunctionReward,
+        "gsm8k_correct": GSM8KCorrect,
+        "strict_format": StrictFormat,
+        "soft_format": SoftFormat,
+        "integer_answer": IntegerAnswer,
+        "math": Math,
+        "countdown": Countdown,
+        "sudoku_solved": SudokuSolved,
+        "sudoku_cells": SudokuCells,
+    },
     Evaluation: {"plans": PlanEvaluation, "text": TextEvaluation, "images": ImageEvaluation},
 }
 

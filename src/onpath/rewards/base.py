@@ -1,0 +1,125 @@
+"""What a reward is: a function of prompts and completions, in the calling convention of TRL."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+GIVEN = ("prompts", "completions", "completion_ids")
+"""What every reward is called with; all other keywords are columns of the data."""
+
+
+class Reward(ABC):
+    """Judges completions: one number for each, or None where it has no opinion.
+
+    An instance is called with keywords only: the decoded prompts, the decoded completions, their token ids, and every
+    column of the data, each a list with one item for each completion. So it also serves as a reward function of TRL.
+    ``__call__`` may be `async def`. A reward keeps no state: the same call gives the same numbers.
+    """
+
+    @abstractmethod
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        **columns: Any,
+    ) -> Any:
+        """A list with a finite number or None for each completion, or an awaitable of one."""
+
+    @property
+    def name(self) -> str:
+        """Its name in metrics and messages: that of the class, in snake case."""
+        return re.sub(r"(?<=[A-Za-z0-9])(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def __name__(self) -> str:  # by which TRL calls a reward in its logs
+        return self.name
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The parameters that it is called with."""
+        return inspect.signature(self.__call__)
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """The columns of the data that it cannot do without."""
+        fixed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        parameters = [p for p in self.signature.parameters.values() if p.kind not in fixed and p.default is p.empty]
+        return tuple(p.name for p in parameters if p.name not in GIVEN)
+
+    def check(self) -> None:
+        """ValueError where something that it needs is not installed; to be called before the first rollout."""
+        return
+
+
+@dataclass(frozen=True)
+class FunctionReward(Reward):
+    """A function of yours, sync or `async def`, by `package.module:function`; it is called with keywords.
+
+    ValueError where it cannot be imported or is not callable. In a config ``{kind: function, function:
+    "mine:shortness"}``, for
+
+        def shortness(completions, **columns):
+            return [-len(completion) / 1000 for completion in completions]
+
+    >>> FunctionReward("math:fsum").name
+    'fsum'
+    """
+
+    function: str
+
+    def __post_init__(self) -> None:
+        self._resolved()
+
+    def _resolved(self) -> Callable[..., Any]:
+        where = f"reward: function {self.function!r}"
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", self.function):
+            raise ValueError(f"{where} is not a place of a function; write it as package.module:function")
+        module, _, path = self.function.partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+            for attribute in path.split("."):
+                found = getattr(found, attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"{where} cannot be imported ({error}); start in its folder, or put that on PYTHONPATH"
+            ) from error
+        except Exception as error:
+            error.add_note(f"{where} cannot be imported for this reason")
+            raise
+        if not callable(found) or isinstance(found, type):
+            raise ValueError(
+                f"{where} is {found!r}, which is not a function; name a function of prompts, completions, "
+                "completion_ids and **columns (a class derived from onpath.rewards.base.Reward goes under `class`)"
+            )
+        return found
+
+    @property
+    def name(self) -> str:
+        return self.function.rpartition(":")[2].rpartition(".")[2]
+
+    @property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self._resolved())
+
+    def __call__(self, **given: Any) -> Any:
+        return self._resolved()(**given)
+
+
+def text_of(completion: Any) -> str:
+    """A completion as text: itself, or of a list of messages, as TRL passes them, the content of the last."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
+def check_scales(reward: str, **scales: float) -> None:
+    """ValueError unless every scale is a finite number and one of them is not 0, else no completion would differ."""
+    said = " and ".join(f"{name} is {value}" for name, value in scales.items())
+    if not all(math.isfinite(value) for value in scales.values()) or not any(scales.values()):
+        raise ValueError(f"{reward}: {said}; a finite number other than 0 is needed; to leave a reward out, remove it")
