@@ -14,6 +14,7 @@ from onpath.consistency import (
     require_conditions,
     require_fit,
     require_guidance,
+    require_null,
     require_ramps,
     require_rollouts,
     require_training,
@@ -115,6 +116,7 @@ def build(config: RunConfig, spec: DataSpec | None = None) -> Parts:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach every GPU's state too
         model = cast(nn.Module, config.model.make(spec=states["spec"], process=states["process"]))
+    require_null(config, model)
     parts = Parts(
         config=config.settled(states["source"].settled()),
         device=device_of(config.device),

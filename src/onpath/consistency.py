@@ -15,6 +15,7 @@ import torch.nn as nn
 from onpath.config import RunConfig, parameters_of
 from onpath.data.source import Source
 from onpath.kinds import kinds_beside
+from onpath.models.from_diffusers import Diffusers
 from onpath.objectives.base import Objective
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
@@ -103,6 +104,19 @@ def require_conditions(config: RunConfig, spec: DataSpec) -> None:
             raise ValueError(
                 f"config: {section}.{name} is {value}, but data {config.data.kind} have no conditions, such as labels; "
                 f"set {section}.{name}=0, or give the data labels"
+            )
+
+
+def require_null(config: RunConfig, model: nn.Module) -> None:
+    """ValueError where a condition is to be dropped, or guided by, and the network has nothing to put in its place."""
+    if not isinstance(model, Diffusers) or not model.lacks_null:
+        return
+    for section, name in (("sampler", "guidance"), ("objective", "condition_dropout")):
+        value = getattr(config, section).fields.get(name)
+        if value:
+            raise ValueError(
+                f"config: {section}.{name} is {value}, but {model.lacks_null}; with this network it must be 0: set "
+                f"{section}.{name}=0, or take one with an embedding for each class and one more for no class"
             )
 
 

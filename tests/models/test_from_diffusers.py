@@ -492,7 +492,7 @@ def test_what_does_not_fit_is_said(networks: Path, tmp_path: Path, unchecked: No
     shutil.copytree(networks / "unet", tmp_path / "unet")
     config = json.loads((tmp_path / "unet" / "config.json").read_text())
     few = Diffusers(ImageSpec((1, 8, 8), 4, {"label": ()}), FLOW, path=str(tmp_path / "unet"))
-    with pytest.raises(ValueError, match=r"4 class embeddings for 4 classes and none for no class"):
+    with pytest.raises(ValueError, match=r"4 class embeddings for 4 classes, none for no class"):
         few.encode(label=torch.tensor([0]), drop=torch.tensor([True]))
     large = {"_class_name": "PixArtTransformer2DModel", "sample_size": 128, "use_additional_conditions": None}
     (tmp_path / "unet" / "config.json").write_text(json.dumps(large))
@@ -505,6 +505,28 @@ def test_what_does_not_fit_is_said(networks: Path, tmp_path: Path, unchecked: No
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"cannot be loaded"):
         Diffusers(SPECS["unet"], FLOW, path=str(tmp_path))
+
+
+def test_a_condition_that_cannot_be_dropped_is_refused_before_the_training(networks: Path, tmp_path: Path) -> None:
+    """Labels of a network with no embedding beside those of its classes, or with none at all."""
+    shutil.copytree(networks / "unet", tmp_path / "unet")
+    written = json.loads((tmp_path / "unet" / "config.json").read_text())
+    for table, has in ((3, "has 3 class embeddings for 3 classes, none for no class"), (None, "takes no condition")):
+        (tmp_path / "unet" / "config.json").write_text(json.dumps(written | {"num_class_embeds": table}))
+        changed: dict[str, Any] = {"model": {"kind": "diffusers", "path": str(tmp_path / "unet"), "weights": "random"}}
+        plain = {"objective": "denoising", "sampler": "euler"}
+        build(config_of(networks, "unet", **changed, **plain))
+        with pytest.raises(ValueError) as caught:
+            build(config_of(networks, "unet", **changed, sampler="euler"))
+        said = str(caught.value)
+        assert said.startswith("config: objective.condition_dropout is 0.1, but ") and has in said
+        assert "it must be 0: set objective.condition_dropout=0" in said
+        guided = {
+            "sampler": {"kind": "euler", "guidance": 1.0},
+            "objective": {"kind": "denoising", "condition_dropout": 0.1},
+        }
+        with pytest.raises(ValueError, match=r"config: sampler.guidance is 1.0, but .*set sampler.guidance=0"):
+            build(config_of(networks, "unet", **changed, **guided))
 
 
 def test_a_checkpoint_belongs_to_its_base(networks: Path) -> None:

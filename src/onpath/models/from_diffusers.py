@@ -110,13 +110,20 @@ class Diffusers(nn.Module):
         return torch.where(drop.view(-1, *(1,) * null.dim()), null, value)
 
     def _null_label(self, condition: Condition) -> int:
-        rows = condition.rows(self.network.config)
-        if rows <= self.spec.num_classes:
-            raise ValueError(
-                f"diffusers: {self.path} has {rows} class embeddings for {self.spec.num_classes} classes and none for "
-                "no class; set guidance and condition_dropout to 0"
-            )
-        return rows - 1
+        if self.lacks_null:
+            raise ValueError(f"diffusers: {self.lacks_null}; set guidance and condition_dropout to 0")
+        return condition.rows(self.network.config) - 1
+
+    @property
+    def lacks_null(self) -> str:
+        """Why no condition can be dropped, in words; "" where each can."""
+        if not self.conditions:
+            return f"{self.path} takes no condition"
+        for condition in self.conditions:
+            rows = condition.rows(self.network.config)
+            if condition.classes is not None and rows <= self.spec.num_classes:
+                return f"{self.path} has {rows} class embeddings for {self.spec.num_classes} classes, none for no class"
+        return ""
 
     def forward(self, x: Images, t: Times, memo: tuple[Tensor, ...] | None) -> Images:
         """What `process.prediction` says, at times t (B,) of the process; the memo may have fewer rows than x."""
