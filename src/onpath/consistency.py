@@ -164,6 +164,12 @@ def require_rollouts(objective: Objective, trainer: Trainer) -> None:
             "config: objective.scheduled_sampling.weights is average, but training.ema is 0, which makes the moving "
             "average the current weights; set training.ema=0.999, or leave objective.scheduled_sampling.weights out"
         )
+    if rule.mode == "inject" and trainer.ema == 0 and rule.coarse_steps == rule.fine_steps:
+        raise ValueError(
+            f"config: objective.scheduled_sampling.coarse_steps and fine_steps are both {rule.fine_steps}, but "
+            "training.ema is 0, which makes both walks those of the current weights: their difference is always 0; set "
+            "training.ema=0.999, or coarse_steps below fine_steps"
+        )
 
 
 def require_guidance(config: RunConfig) -> None:

@@ -59,7 +59,8 @@ class ScheduledSampling:
     strategy: of the length, `uniform` or with a bias to short (`biased_early`) or to long ones (`biased_late`).
     mode: `rollout` trains on the state that is reached. `inject` trains on the state of the forward process plus the
       difference of two rollouts from the same source, one of `coarse_steps` steps by the current weights and one of
-      `fine_steps` by the average: the model's own error on top of the right state. Images only.
+      `fine_steps` by the average: the model's own error on top of the right state. Images only. With `training.ema: 0`
+      the average is the current weights: what is left is the error of the coarse steps, so their numbers must differ.
     target: of a state reached by images: `restoring` leads from it back to the image, `original` is that of the state
       which the forward process would have had, as the first systems of this kind did. `s_min` bounds how much the first
       weighs near the data: its error counts as that of an image times min(1/s, 1/s_min)².
