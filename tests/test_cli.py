@@ -108,6 +108,11 @@ def test_a_dry_run_writes_nothing(onpath: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mistake_that_a_dry_run_finds_stands_alone(onpath: Any) -> None:
+    done = onpath("train", "fourrooms-demo", *TINY, "--dry-run", "training.warmup_steps=50")
+    assert done.code == 2 and done.out == "" and done.err.startswith("error: config: training.warmup_steps is 50")
+
+
 MISTAKES = [
     (["train", "fourroms-demo"], "'fourroms-demo' is not known; allowed are"),
     (["train", "fourroms-demo"], "did you mean fourrooms-demo?"),

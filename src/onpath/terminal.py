@@ -75,9 +75,11 @@ def show_dry_run(config: RunConfig) -> None:
 
     from onpath.build import estimate
 
+    with errors.status("estimating …"):
+        rows = estimate(config)  # before anything is written: a mistake that it finds stands alone
     sys.stdout.write(yaml.safe_dump(config.as_dict(), sort_keys=False))
     table = Table("estimate", "value", box=None)
-    for name, value in estimate(config).items():
+    for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
 
