@@ -152,7 +152,7 @@ def parameters_of(cls: type) -> dict[str, tuple[Any, Any]]:
     # nn.Module subclasses annotate attributes as well; only what the constructor takes is a field
     is_dataclass = dataclasses.is_dataclass(cls)
     try:
-        hints = typing.get_type_hints(cls if is_dataclass else cls.__init__)
+        hints = typing.get_type_hints(cls if is_dataclass else cls.__init__, include_extras=True)
     except NameError as error:
         raise ValueError(
             f"config: an annotation of {cls.__module__}:{cls.__qualname__} cannot be resolved ({error}); import what "

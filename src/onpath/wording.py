@@ -46,6 +46,8 @@ def words(hint: Any) -> str:
         return f"a list of {words(inner[0])}" if inner[-1] is ... else f"a list [{', '.join(map(words, inner))}]"
     if hint is types.NoneType:
         return "null"
+    if typing.get_origin(hint) is typing.Annotated:
+        return words(inner[0])
     return hint.__name__ if isinstance(hint, type) and not inner else str(hint).replace("typing.", "")
 
 
@@ -53,8 +55,10 @@ _EXAMPLES: Mapping[Any, str] = {int: "1", float: "0.5", bool: "true", str: "text
 
 
 def example(hint: Any) -> str:
-    """A value of a type as it is written in a config."""
+    """A value of a type as it is written in a config: ``Annotated[int, "32"]`` brings one where others mislead."""
     inner = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Annotated:
+        return inner[1]
     if typing.get_origin(hint) is typing.Literal:
         return str(inner[0])
     if typing.get_origin(hint) is tuple:

@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from onpath.data.cache import kept
 
+Side = Annotated[int, "32"]
+"""Of a square in pixels, and one that a message may name."""
 _FORMAT = 1
 _MANIFEST, _PIXELS, _LABELS = "manifest.json", "pixels.bin", "labels.npy"
 _TOGETHER = 32  # pictures that are decoded at a time, which may be large

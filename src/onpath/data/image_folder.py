@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onpath.data.cache import cache_folder
-from onpath.data.image_decoding import Framing, Labelled, Squares, decoded, squares
+from onpath.data.image_decoding import Framing, Labelled, Side, Squares, decoded, squares
 from onpath.data.image_files import Stamp, stamp
 from onpath.data.images import Pictures, Shares, StoredImages
 from onpath.types import ImageSpec
@@ -37,7 +37,7 @@ class ImageFolder(StoredImages):
     """
 
     path: str
-    size: int
+    size: Side
     channels: int = 3
     labels: bool | None = None
     class_names: tuple[str, ...] = ()

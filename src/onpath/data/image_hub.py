@@ -15,7 +15,7 @@ from jaxtyping import Int64
 
 from onpath.data.cache import cache_folder
 from onpath.data.hub import HubPlace
-from onpath.data.image_decoding import Decoded, Framing, Labelled, Squares, decoded, pil, squares
+from onpath.data.image_decoding import Decoded, Framing, Labelled, Side, Squares, decoded, pil, squares
 from onpath.data.images import Pictures, Shares, StoredImages, hashed_places
 from onpath.types import ImageSpec
 
@@ -34,7 +34,7 @@ class HubImages(StoredImages):
     """
 
     name: str
-    size: int
+    size: Side
     channels: int = 3
     image: str = "image"
     label: str = "label"
