@@ -231,7 +231,9 @@ def restored(process: Gaussian, t: Tensor, s_min: float = 0.05) -> tuple[Tensor,
         one = batch.rows(torch.tensor([row]))
         made = replace(objective, time_density=_At(time))(Nets(Wavy()), one, KEY, 0)
         losses.append(float(made.numerator))
-        errors.append(float(made.metrics["image_error"][0]))
+        a, s = (float(c) for c in process.coefficients(torch.tensor(time, dtype=torch.float64)))
+        share = min(1.0, a / s) ** 2 if process.prediction == "eps" and s else 1.0  # that is told of the image's error
+        errors.append(float(made.metrics["image_error"][0]) / share)
     return torch.tensor(losses), torch.tensor(errors)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from onpath import rng
 from onpath.data.source import ImageSource, Source
 from onpath.evaluation.drift import Drift
+from onpath.evaluation.drift_probes import ImageProbe
 from onpath.evaluation.settings import Row, Subject
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
@@ -165,6 +166,26 @@ def test_the_loss_ratio_of_a_perfect_model_is_that_of_the_closed_form() -> None:
             row = values(rows, metric)[t, offset]
             assert abs(z(row, wanted)) < 3.5 and row["value"] == pytest.approx(wanted, rel=0.03), (metric, wanted, row)
     assert values(rows, "loss")[0.5, 0]["value"] == pytest.approx(forward, rel=0.03)
+
+
+def test_the_loss_of_predicted_noise_is_bounded_by_the_range_of_the_images() -> None:
+    """At t = 1 a predicted noise that is a tenth too small stands for an image that is off by ten times the noise."""
+    process, grid = PATHS["eps"], UniformGrid(20)
+    subject = of_images(process, 20, scale=0.9)
+    settings = Drift(times=(0.5, 1.0), offsets=(1, "all"), num_examples=32)
+    rows, batch = settings.measure(subject), GaussianImages().examples(torch.arange(32))
+    span = float(batch.x.max() - batch.x.min()) ** 2
+    losses = values(rows, "loss")
+    assert {t for t, _ in losses} == {0.5, 0.95}
+    for (t, offset), row in losses.items():
+        assert 0 < row["value"] < span, (t, offset, row)
+        if offset:
+            assert values(rows, "floor")[t, offset]["value"] * losses[t, 0]["value"] < 2 * span, (t, offset)
+    # where predictions stay within the range it is the error of the image as it is predicted
+    probe = ImageProbe(subject, batch, grid.inner(process.schedule), Key(0).fold("drift"), (-99.0, 99.0))
+    for place, share in ((10, 0.01), (1, 0.9)):
+        plain = float(probe.plain(place)["forward_loss"].mean()) / 16
+        assert (1 - share) * plain < losses[round(1 - place / 20, 6), 0]["value"] <= plain
 
 
 def test_a_calibrated_network_stands_on_the_floor_with_coarse_steps_too() -> None:

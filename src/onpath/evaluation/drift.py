@@ -57,10 +57,11 @@ class Drift:
     def measure(self, subject: Subject) -> list[Row]:
         """Rows {set, mode, metric, value, ci95, n, t, offset}, modes such as `drift t=.5 +5` and `drift t=.5 all`.
 
-        loss: at own states, at offset 0 at forward states: squared error of the predicted image by value, nats by
-        masked token. loss_ratio: own over forward. floor: the ratio that a calibrated network would have there.
-        excess: ratio minus floor. bias: power of the predicted noise, or entropy of the predicted tokens, own over
-        forward, minus 1. wrong: of tokens, the share of revealed ones that differ from the example.
+        loss: at own states, at offset 0 at forward states: squared error of the predicted image by value, clipped to
+        the range of the images, or nats by masked token. loss_ratio: own over forward. floor: the ratio that a
+        calibrated network would have there. excess: ratio minus floor. bias: power of the predicted noise, or
+        entropy of the predicted tokens, own over forward, minus 1. wrong: of tokens, the share of revealed ones that
+        differ from the example.
         None for a grid of one step, which has no state between its ends. ValueError for a process of one's own, of
         which it is not known what to compare.
         """
@@ -72,8 +73,8 @@ class Drift:
         places = self._places(times)
         found: dict[tuple[int, Offset], list[Columns]] = {}
         with evaluating(subject.denoiser):
-            for batch in self._batches(subject) if places else ():
-                for key, columns in _examined(subject, batch, times, places, self._offsets(subject)):
+            for probe in self._probes(subject, times) if places else ():
+                for key, columns in _examined(probe, places, self._offsets(subject)):
                     found.setdefault(key, []).append(columns)
         rows = []
         for (place, offset), parts in sorted(found.items(), key=lambda item: (item[0][0], str(item[0][1]).zfill(9))):
@@ -91,6 +92,15 @@ class Drift:
         in_blocks = isinstance(subject.sampler, Unmasking) and subject.sampler.blocks is not None
         return ("all",) if in_blocks else self.offsets
 
+    def _probes(self, subject: Subject, times: tuple[float, ...]) -> Iterator[Probe]:
+        key = rng.Key(subject.seed).fold("drift")
+        if not isinstance(subject.process, Gaussian):
+            yield from (TokenProbe(subject, batch, times, key) for batch in self._batches(subject))
+            return
+        ends = [batch.x.aminmax() for batch in self._batches(subject)]
+        limits = min(float(low) for low, _ in ends), max(float(high) for _, high in ends)
+        yield from (ImageProbe(subject, batch, times, key, limits) for batch in self._batches(subject))
+
     def _batches(self, subject: Subject) -> Iterator[Batch]:
         source = subject.source.at_split(self.split)
         size = min(self.num_examples, source.num_examples or self.num_examples)
@@ -103,13 +113,10 @@ BRIEF = Drift(times=(0.1, 0.25, 0.5, 0.75), offsets=(1, 5, "all"), num_examples=
 
 
 def _examined(
-    subject: Subject, batch: Batch, times: tuple[float, ...], places: list[int], offsets: tuple[Offset, ...]
+    probe: Probe, places: list[int], offsets: tuple[Offset, ...]
 ) -> Iterator[tuple[tuple[int, Offset], Columns]]:
     """What is read off at every place and offset; offset 0 are the forward states."""
-    key = rng.Key(subject.seed).fold("drift")
-    kind = ImageProbe if isinstance(subject.process, Gaussian) else TokenProbe
-    probe = kind(subject, batch, times, key)
-    whole = _generated(subject, batch, set(places), key) if "all" in offsets else {}
+    whole = _generated(probe, set(places)) if "all" in offsets else {}
     for place in places:
         yield (place, 0), probe.plain(place)
         seen: dict[int, Columns] = {}
@@ -119,16 +126,16 @@ def _examined(
                 continue
             source = max(0, place - offset)
             if source not in seen:
-                own = _walked(probe, source, place, key.fold(f"walk {source} {place}"))
+                own = _walked(probe, source, place, probe.key.fold(f"walk {source} {place}"))
                 seen[source] = probe.compared(place, source, own)
             yield (place, offset), seen[source]
 
 
-def _generated(subject: Subject, batch: Batch, places: set[int], key: rng.Key) -> dict[int, Any]:
+def _generated(probe: Probe, places: set[int]) -> dict[int, Any]:
     """The states of a generation at some places; where it ends before its time, the last one."""
-    kept: dict[int, Any] = {}
+    subject, kept = probe.subject, {}
     state = None
-    walks = walk(subject.denoiser, subject.process, subject.sampler, subject.grid, batch, key)
+    walks = walk(subject.denoiser, subject.process, subject.sampler, subject.grid, probe.batch, probe.key)
     for place, state in enumerate(walks):
         if place in places:
             kept[place] = state

@@ -55,9 +55,19 @@ class Probe(ABC):
 class ImageProbe(Probe):
     """Of images: squared error of the predicted image, and power of the predicted noise.
 
+    limits: the least and the greatest value of the images. A predicted image is clipped to them before its error is
+    taken: that never makes the error greater, leaves the prediction of a calibrated network as it is, a mean of images,
+    and bounds the error where a prediction is divided by a number near 0 (eps near t = 1, by a). The noise stays that
+    of the prediction as it is.
     The floor: an ODE solver makes the state a function of its source, so a calibrated network errs there by what its
     prediction moved since, and by what it did not know at the source: |D(own) - D(source)|² + |D(source) - x0|².
     """
+
+    def __init__(
+        self, subject: Subject, batch: Batch, times: tuple[float, ...], key: rng.Key, limits: tuple[float, float]
+    ) -> None:
+        super().__init__(subject, batch, times, key)
+        self.limits = limits
 
     @cached_property
     def _noise(self) -> Tensor:
@@ -73,14 +83,15 @@ class ImageProbe(Probe):
         return self.subject.process.mixed(self.batch.x, self._noise, self.times_at(place))
 
     def plain(self, place: int) -> Columns:
-        return {"forward_loss": _power(self._image(place) - self.batch.x), "units": self._units}
+        return {"forward_loss": _power(self._image(place).clamp(*self.limits) - self.batch.x), "units": self._units}
 
     def compared(self, place: int, source: int, own: Any) -> Columns:
-        image, before = self._predicted(own.x, place), self._image(source)
+        image, before = self._predicted(own.x, place), self._image(source).clamp(*self.limits)
+        clipped = image.clamp(*self.limits)
         forward = self.forward_state(place)
         return self.plain(place) | {
-            "own_loss": _power(image - self.batch.x),
-            "floor": _power(image - before) + _power(before - self.batch.x),
+            "own_loss": _power(clipped - self.batch.x),
+            "floor": _power(clipped - before) + _power(before - self.batch.x),
             "own_spread": _power(self._noise_of(own.x, image, place)),
             "forward_spread": _power(self._noise_of(forward.x, self._image(place), place)),
         }

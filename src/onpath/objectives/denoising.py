@@ -32,6 +32,9 @@ class Denoising(Objective):
     input_perturbation: gamma: the state is made with noise + gamma·(other noise), the target keeps the noise;
       0 is off, .1 is usual (DDPM-IP, arXiv:2301.11706, Algorithm 1).
     scheduled_sampling: trains rows on states that the model has reached itself; see ``ScheduledSampling``.
+    Beside the loss it reports `image_error`, the squared error of the image that a prediction stands for, by value;
+      with eps times min(1, (a/s)²), as the error of the noise, which (s/a)² makes one of the image, would drown all
+      others near t = 1.
     Validation is on states of the process alone. Source: arXiv:2006.11239, Eq. 14; arXiv:2210.02747, Eq. 14.
     """
 
@@ -97,8 +100,11 @@ class _Step:
         weights = self.objective.weight.weights(process, state.t)
         error = output - process.target(batch.x, state.noise, state.t)
         image = process.image_of(output.detach(), state.x, state.t)
-        in_image = (image - batch.x).square().flatten(1).mean(1).sum()
-        metrics: _Metrics = {"image_error": (in_image, float(batch.size))}
+        in_image = (image - batch.x).square().flatten(1).mean(1)
+        if process.prediction == "eps":
+            bound = process.gain(state.t).clamp_min(1.0).square().reciprocal()
+            in_image = in_image * bound.to(in_image.device, in_image.dtype, non_blocking=True)
+        metrics: _Metrics = {"image_error": (in_image.sum(), float(batch.size))}
         if self.drawn.joined is None:
             terms = error.square().flatten(1).mean(1)
         else:
