@@ -18,6 +18,7 @@ from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
 from onpath.data.images import Digits
 from onpath.data.latents import Latents
 from onpath.data.pairs import TextPairs
+from onpath.data.prompt_sets import Prompts
 from onpath.data.source import Source
 from onpath.data.sudoku import Sudoku
 from onpath.data.text import TextFile
@@ -242,6 +243,8 @@ SOURCES: dict[str, Source] = {
     "pairs, left": TextPairs("pairs.jsonl", Bytes(end=True), length=40, padding_side="left", begin=True),
     "pairs, filled": TextPairs("pairs.jsonl", length=40, end="fill"),
     "pairs, cut": TextPairs("pairs.jsonl", length=20, overflow="cut"),
+    "prompts": Prompts("prompts.jsonl", length=40, max_completion_length=12),
+    "prompts, right": Prompts("prompts.jsonl", Bytes(end=True), 48, 9, padding_side="right", begin=True),
     "sudoku": Sudoku(),
     "sudoku, few grids": Sudoku(blanks=10, unique=False, num_orbits=(2, 1, 1)),
     "digits": Digits(),

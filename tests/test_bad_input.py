@@ -315,7 +315,7 @@ TEXT = "train text.yaml --run new data.path=t.txt"
 ROWS = "train text.yaml --run new data.path=t.jsonl"
 HUB = "train text.yaml --run new 'data={kind: hub_text, name: t.jsonl, length: 8, tokenizer: bytes}'"
 PAIRS = "train text.yaml --run new 'data={kind: pairs, path: p.jsonl, length: 24, validation_share: 0.5}'"
-CHATS = f"{PAIRS} data.columns.messages=messages"
+CHATS = f"{PAIRS} data.messages=messages"
 ASK = "sample text-run"
 
 
@@ -377,7 +377,7 @@ TEXTS = [
     Case("stream without a limit", f"{HUB} data.streaming=true", "data.streaming", "streaming is true", "set max_documents or max_tokens", "or streaming: false"),
     Case("negative limit", f"{HUB} data.max_tokens=-1", "data.max_tokens", "max_tokens is -1", "0 (no limit) or more", "change data.max_"),
     Case("datasets missing", HUB, "t.jsonl, split train", "datasets", "is needed here", "pip install", many(rows("t.jsonl", {"text": "to be"}), missing("datasets"))),
-    Case("no such pairs", PAIRS, "p.jsonl", "no such file", "a .jsonl file of pairs", "give the path"),
+    Case("no such pairs", PAIRS, "p.jsonl", "no such file", "a .jsonl file with one object a line", "give the path"),
     Case("pairs of another ending", PAIRS.replace("p.jsonl", "p.csv"), "p.csv", "'.csv'", ".jsonl or .jsonl.gz", "convert it", text("p.csv", "a,b")),
     Case("no pair", PAIRS, "p.jsonl", "holds no pair", "one JSON object a line", "write", text("p.jsonl", "")),
     Case("column of a pair", PAIRS, "p.jsonl, line 2", "'response' is missing", "there are 'prompt'", "name the one", pair(response=None)),
@@ -387,8 +387,8 @@ TEXTS = [
     Case("no pair left", f"{PAIRS} data.overflow=drop", "p.jsonl: its validation part", "1 examples, of which none is left", "one at least is needed", "raise length", pair(response="2" * 30)),
     Case("pairs without an end", f"{PAIRS} data.tokenizer=bytes", "data.tokenizer", "this tokenizer has none", "pairs need an end token", "set data.tokenizer.end=true", pair()),
     Case("padding of nothing", f"{PAIRS} data.end=fill data.padding_side=left", "data.padding_side", "'left'", "end is 'fill'", "leave padding_side out", pair()),
-    Case("format without a prompt", f"{PAIRS} data.columns.prompt_format=Q", "data.columns.prompt_format", "'Q'", "{prompt} must stand in it", "write it like", pair()),
-    Case("format and chat", f"{PAIRS} data.columns.chat=true data.columns.prompt_format='Q {{prompt}}'", "data.columns.prompt_format", "'Q {prompt}'", "framed by the chat template", "leave one out", pair()),
+    Case("format without a prompt", f"{PAIRS} data.prompt_format=Q", "data.prompt_format", "'Q'", "{prompt} must stand in it", "write it like", pair()),
+    Case("format and chat", f"{PAIRS} data.chat=true data.prompt_format='Q {{prompt}}'", "data.prompt_format", "'Q {prompt}'", "framed by the chat template", "leave one out", pair()),
     Case("subset of a file", f"{PAIRS} data.subset=main", "data.subset", "is 'main'", "only a dataset", "leave subset out", pair()),
     Case("no conversation", CHATS, "p.jsonl, line 1", "'messages' is missing", "there are 'prompt', 'response'", "name the one", pair()),
     Case("conversation of one turn", CHATS, "p.jsonl, line 1", "'messages' is [{'role': 'user'", "two or more", "repair the row", chat(TURNS[:1])),

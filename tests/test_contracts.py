@@ -187,7 +187,9 @@ def test_examples_are_as_the_spec_says(source: Any) -> None:
         assert torch.equal(batch.ids, IDS)
         if isinstance(spec, Spec):
             assert batch.x.shape == (5, spec.length)
-            assert int(batch.x.min()) >= 0 and int(batch.x.max()) < spec.num_words <= spec.mask_id
+            told = batch.x if source.has_answers else batch.x[~batch.free()]
+            assert int(told.min()) >= 0 and int(told.max()) < spec.num_words <= spec.mask_id
+            assert source.has_answers or bool((batch.x[batch.free()] == spec.mask_id).all())
         else:
             assert batch.x.shape == (5, *spec.shape) and batch.x.dtype == torch.float32
             assert part.classes == source.classes and len(source.classes) in (0, spec.num_classes)

@@ -26,12 +26,14 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
 
 
 def write_all(folder: Path) -> None:
-    """text.txt, texts.jsonl and pairs.jsonl."""
+    """text.txt, texts.jsonl, pairs.jsonl and prompts.jsonl."""
     texts = documents()
     (folder / "text.txt").write_text("\n".join(texts), encoding="utf-8")
     write_lines(folder / "texts.jsonl", [{"text": text} for text in texts])
     pairs = [{"prompt": f"a b {n} + {n}?", "response": f"It is {2 * n}."} for n in range(60)]
     write_lines(folder / "pairs.jsonl", pairs)
+    prompts = [{"prompt": f"a b {n} + {n}?", "answer": 2 * n, "kind": "sum"} for n in range(60)]
+    write_lines(folder / "prompts.jsonl", prompts)
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,7 @@ from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
 from onpath.data.images import Digits
 from onpath.data.latents import Latents
 from onpath.data.pairs import TextPairs
+from onpath.data.prompt_sets import Prompts
 from onpath.data.source import ImageSource, Source, TextSource
 from onpath.data.sudoku import Sudoku
 from onpath.data.text import TextFile
@@ -94,6 +95,7 @@ FAMILIES: dict[type, dict[str, type]] = {
         "text": TextFile,
         "hub_text": HubText,
         "pairs": TextPairs,
+        "prompts": Prompts,
         "sudoku": Sudoku,
         "digits": Digits,
         "mnist": MNIST,

@@ -11,7 +11,6 @@ import torch
 
 import texts
 from onpath.data.hub_text import HubText
-from onpath.data.pair_files import Columns
 from onpath.data.pairs import TextPairs
 from onpath.data.text import TextFile
 from onpath.data.tokenizers import Bytes
@@ -81,5 +80,5 @@ def test_the_cache_is_made_once_for_all_that_share_its_text(folder: Path, tmp_pa
 
 def test_pairs_of_a_dataset(folder: Path) -> None:
     plain = TextPairs(str(folder / "pairs.jsonl"), CODEC, 32)
-    found = TextPairs(f"hub:{folder / 'pairs.jsonl'}#train", CODEC, 32, Columns(), cache=str(folder / "cache"))
+    found = TextPairs(f"hub:{folder / 'pairs.jsonl'}#train", CODEC, 32, cache=str(folder / "cache"))
     assert torch.equal(plain.examples(torch.arange(60)).x, found.examples(torch.arange(60)).x)

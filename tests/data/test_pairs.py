@@ -13,7 +13,6 @@ import torch
 
 import texts
 from onpath.data.huggingface import HuggingFaceTokenizer
-from onpath.data.pair_files import Columns
 from onpath.data.pairs import TextPairs
 from onpath.data.tokenizers import Bytes
 from onpath.models.transformer import TokenTransformer
@@ -118,8 +117,7 @@ def test_an_epoch_visits_every_pair_once_and_validation_is_the_rest(folder: Path
 
 
 def test_a_format_frames_prompts_in_training_and_in_requests(folder: Path) -> None:
-    columns = Columns(prompt_format="Q: {prompt}\nA: ")
-    source = pairs(folder, columns=columns, length=40, begin=True)
+    source = pairs(folder, prompt_format="Q: {prompt}\nA: ", length=40, begin=True)
     x, given = source.examples(torch.arange(1)).x[0], source.examples(torch.arange(1)).given
     assert given is not None and int(x[0]) == END and as_text(x[given[0]][1:]).startswith("Q: a b ")
     request = source.request(["a b 7 + 7?"], torch.arange(1), num_new_tokens=3)
@@ -143,8 +141,7 @@ def chats(folder: Path) -> TextPairs:
     ]
     texts.write_lines(folder / "chats.jsonl", [{"messages": row, "source": 1} for row in rows])
     tokenizer = HuggingFaceTokenizer(str(texts.write_byte_pairs(folder / "chat", chat=True)))
-    columns = Columns(messages="messages")
-    return TextPairs(str(folder / "chats.jsonl"), tokenizer, 120, columns, validation_share=0)
+    return TextPairs(str(folder / "chats.jsonl"), tokenizer, 120, messages="messages", validation_share=0)
 
 
 def test_the_last_turn_of_a_chat_is_the_response(folder: Path) -> None:
@@ -177,8 +174,8 @@ def test_a_request_is_a_chat_too(folder: Path) -> None:
     assert batch.x[batch.given].tolist() == source.codec.chat([{"role": "user", "content": "2 + 2?"}])
     with pytest.raises(ValueError, match="holds free positions, which a chat template cannot"):
         source.request(["2 [MASK] 2?"], torch.arange(1))
-    columns = {"columns": Columns(chat=True), "tokenizer": source.codec}
-    asked = dataclasses.replace(source, path=str(folder / "pairs.jsonl"), **columns).examples(torch.arange(1))
+    fields = {"messages": "", "chat": True, "tokenizer": source.codec}
+    asked = dataclasses.replace(source, path=str(folder / "pairs.jsonl"), **fields).examples(torch.arange(1))
     assert asked.given is not None and source.codec.decode(asked.x[asked.given].tolist()).startswith("<|im_start|>user")
 
 
@@ -190,8 +187,7 @@ def test_gsm8k() -> None:
     if "ONPATH_DATA" not in os.environ or not file.is_file():
         pytest.skip("ONPATH_DATA names no folder with gsm8k_test.jsonl")
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    columns = Columns("question", "answer", prompt_format="{prompt}\n")
-    source = TextPairs(str(file), CODEC, 2048, columns, validation_share=0)
+    source = TextPairs(str(file), CODEC, 2048, "question", "answer", prompt_format="{prompt}\n", validation_share=0)
     assert source.num_examples == len(rows) == 1319
     batch = source.examples(torch.arange(200))
     known = {(row["question"] + "\n", row["answer"]) for row in rows}

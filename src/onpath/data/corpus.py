@@ -45,6 +45,15 @@ class Corpus:
         """The tokens at these places, which may lie anywhere."""
         return torch.from_numpy(self.tokens[places.numpy()].astype(np.int64))
 
+    def laid_out(
+        self, start: Int64[Tensor, "B"], used: Int64[Tensor, "B"], length: int, padding_side: str = "right"
+    ) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, "B L"]]:
+        """(place, token) at each position of rows of `length`, of which row b uses ``used[b]`` positions from its
+        text's beginning ``start[b]`` on, the others being padding; places count from that beginning."""
+        shift = length - used if padding_side == "left" else torch.zeros_like(used)
+        place = torch.arange(length) - shift[:, None]
+        return place, self.take((start[:, None] + place.clamp(min=0)).clamp(max=len(self.tokens) - 1))
+
 
 def tokenised(passages: Iterable[Passage], codec: Tokenizer) -> Documents:
     """The tokens of passages, about a million characters at a time; documents end with the end token where there is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.corpus import Corpus
-from onpath.data.pair_files import Columns, PairPlace, characters_of, framed, pair_corpus
-from onpath.data.prompts import Side, has_marker
+from onpath.data.framing import framed_request, require_end
+from onpath.data.pair_files import PairText, characters_of, pair_corpus
+from onpath.data.prompts import Side
+from onpath.data.row_places import RowPlace, part_of
 from onpath.data.shuffle import permuted
 from onpath.data.source import TextSource
-from onpath.data.text_files import cut
 from onpath.data.tokenizers import Characters, Tokenizer
 from onpath.types import Batch, Spec
 
@@ -30,7 +31,9 @@ class TextPairs(TextSource):
     """Prompts and responses as rows of `length` tokens: the prompt is given, the response and its end are scored.
 
     path: a .jsonl file (or .gz of one), or `hub:NAME#SPLIT` for a dataset (see ``data.hub``), with `subset`.
-    tokenizer: one with an end token. columns: where the texts stand, and how a prompt is framed.
+    tokenizer: one with an end token. prompt, response: names of the columns of text. messages: name of a column of
+    conversations in their place, whose last turn, by the assistant, is the response. prompt_format: what a prompt is
+    written into. chat: whether prompts are framed by the tokenizer's chat template instead.
     end: `supervised`: one end token is scored, and what follows is padding, which is never attended or scored; `fill`:
     the rest of the row is end tokens, all of them scored, as LLaDA does (arXiv:2502.09992, Section 2.3), which teaches
     a network to end an answer of its own accord on a canvas that is too long.
@@ -44,7 +47,11 @@ class TextPairs(TextSource):
     path: str
     tokenizer: Tokenizer = Characters(end=True)
     length: int = 256
-    columns: Columns = Columns()
+    prompt: str = "prompt"
+    response: str = "response"
+    messages: str = ""
+    prompt_format: str = "{prompt}"
+    chat: bool = False
     subset: str = ""
     end: Literal["supervised", "fill"] = "supervised"
     padding_side: Side = "right"
@@ -66,17 +73,22 @@ class TextPairs(TextSource):
                 "padding_side is 'left', but end is 'fill', which leaves nothing to pad; leave padding_side out, or "
                 "set end: supervised"
             )
+        _ = self._text
+
+    @property
+    def _text(self) -> PairText:
+        return PairText(self.prompt, self.response, self.messages, self.prompt_format, self.chat)
 
     @cached_property
     def codec(self) -> Tokenizer:
         if isinstance(self.tokenizer, Characters) and not self.tokenizer.alphabet:
             places = [self._place(path) for path in (self.path, self.validation_path) if path is not None]
-            found = frozenset().union(*(characters_of(place, self.columns) for place in places))
+            found = frozenset().union(*(characters_of(place, self._text) for place in places))
             return replace(self.tokenizer, alphabet="".join(sorted(found)))
         return self.tokenizer
 
-    def _place(self, path: str) -> PairPlace:
-        return PairPlace.of(path, self.subset)
+    def _place(self, path: str) -> RowPlace:
+        return RowPlace.of(path, self.subset)
 
     @cached_property
     def _examples(self) -> _Examples:
@@ -84,7 +96,7 @@ class TextPairs(TextSource):
         held_out = self.split != "train"
         path = self.validation_path if held_out and self.validation_path is not None else self.path
         _ = self.spec()  # says what the tokenizer lacks
-        corpus = pair_corpus(self._place(path), self.columns, self.codec, self.begin, self.cache)
+        corpus = pair_corpus(self._place(path), self._text, self.codec, self.begin, self.cache)
         return _fitting(corpus, self, path)
 
     @property
@@ -113,38 +125,21 @@ class TextPairs(TextSource):
 
     def spec(self) -> Spec:
         codec = self.codec
-        if codec.end_id is None:
-            raise ValueError(
-                "data.tokenizer: pairs need an end token, and this tokenizer has none; set data.tokenizer.end=true "
-                "(characters, bytes), or name a token of its vocabulary in data.tokenizer.end_token"
-            )
+        require_end(codec, "pairs")
         return Spec(length=self.length, num_words=codec.num_words, mask_id=codec.mask_id)
 
     def at_split(self, split: str) -> TextPairs:
         return replace(self, split=split)
 
     def framed(self, prompt: str) -> list[int]:
-        if not (self.columns.chat or self.columns.messages):
-            ids = super().framed(self.columns.prompt_format.replace("{prompt}", prompt))
-            return framed(ids, self.codec, self.begin)
-        if has_marker(prompt):
-            raise ValueError(
-                f"prompt: {cut(prompt)} holds free positions, which a chat template cannot; they are possible with "
-                "columns of prompts and responses"
-            )
-        return framed(self.codec.chat([{"role": "user", "content": prompt}]), self.codec, self.begin)
+        return framed_request(prompt, self._text.asked(prompt), self.codec, self.begin)
 
     def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
-        found, length, codec = self._examples, self.length, self.codec
-        shuffled = self.split == "train"
-        key = rng.Key(self.seed, "pairs")
-        rows = permuted(ids, self.num_examples, key) if shuffled else ids % self.num_examples
+        found, codec, rows = self._examples, self.codec, self._rows(ids)
         prompt, size, ended = found.prompt[rows], found.size[rows], found.ended[rows]
         total = size + ended.long()
-        shift = length - total if self.padding_side == "left" else torch.zeros_like(total)
-        place = torch.arange(length) - shift[:, None]  # from the first token of the prompt
+        place, text = found.corpus.laid_out(found.start[rows], total, self.length, self.padding_side)
         inside = (place >= 0) & (place < size[:, None])
-        text = found.corpus.take((found.start[rows][:, None] + place.clamp(min=0)).clamp(max=found.last))
         assert codec.end_id is not None
         x = torch.where(inside, text, codec.end_id)
         given = (place >= 0) & (place < prompt[:, None])
@@ -152,6 +147,25 @@ class TextPairs(TextSource):
             return Batch.of_tokens(x, ids, given=given).to(device)
         padding = (place < 0) | (place >= total[:, None])
         return Batch.of_tokens(x.masked_fill(padding, codec.pad_id), ids, given=given, padding=padding).to(device)
+
+    def prompts(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
+        """The prompts, every position behind them free, whatever the length of the response."""
+        found, rows = self._examples, self._rows(ids)
+        whole = torch.full_like(rows, self.length)
+        place, text = found.corpus.laid_out(found.start[rows], whole, self.length)
+        given = place < found.prompt[rows][:, None]
+        return Batch.of_tokens(torch.where(given, text, self.codec.mask_id), ids, given=given).to(device)
+
+    def columns(self, ids: Int64[Tensor, "B"]) -> Mapping[str, Sequence[Any]]:
+        """`response`: the text of each response, cut where it was cut."""
+        found, rows = self._examples, self._rows(ids)
+        spans = torch.stack([found.prompt[rows], found.size[rows]], 1) + found.start[rows][:, None]
+        return {"response": [self.words(found.corpus.tokens[a:b].tolist()) for a, b in spans.tolist()]}
+
+    def _rows(self, ids: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+        if self.split != "train":
+            return ids % self.num_examples
+        return permuted(ids, self.num_examples, rng.Key(self.seed, "pairs"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,20 +180,13 @@ class _Examples:
     ended: Tensor
     counts: Mapping[str, int]
 
-    @property
-    def last(self) -> int:
-        return len(self.corpus.tokens) - 1
-
 
 def _fitting(corpus: Corpus, source: TextPairs, path: str) -> _Examples:
     """The examples of a split, those longer than a row treated as the source says."""
     offsets = torch.from_numpy(np.array(corpus.offsets))  # a copy, for the cache cannot be written to
     start, middle, stop = offsets[:-1:2], offsets[1::2], offsets[2::2]
-    held_out = source.split != "train"
-    share = 0.0 if source.validation_path is not None else source.validation_share
-    first_held_out = round(len(start) * (1.0 - share))
-    if source.validation_path is None or not held_out:
-        chosen = slice(first_held_out, None) if held_out else slice(0, first_held_out)
+    if source.validation_path is None:
+        chosen = part_of(len(start), source.split, source.validation_share)
         start, middle, stop = start[chosen], middle[chosen], stop[chosen]
     prompt, size = middle - start, stop - start
     fits, room = size < source.length, prompt < source.length

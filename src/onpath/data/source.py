@@ -43,6 +43,11 @@ class Source(ABC):
         return None
 
     @property
+    def has_answers(self) -> bool:
+        """Whether examples hold what is to be learned; prompts alone can be answered and rewarded, but not learned."""
+        return True
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know of the data before a training, such as how many examples are left out."""
         return ()

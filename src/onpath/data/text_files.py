@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from io import BufferedIOBase
@@ -189,13 +190,18 @@ def _row(text: str, where: str) -> dict[str, Any]:
     return row
 
 
-def text_of(row: dict[str, Any], column: str, where: str) -> str:
+def missing(row: Mapping[str, Any], column: str, where: str, what: str) -> str:
+    """The message for a column that a row has not; `what`: it should hold."""
+    nearest = difflib.get_close_matches(column.lower(), [str(name) for name in row], n=1, cutoff=0.5)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    there = ", ".join(map(repr, row)) or "none"
+    return f"{where}: the column {column!r} is missing; there are {there}{hint}; name the one that holds {what}"
+
+
+def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
     """The text in a column of a row; ValueError where there is none."""
     if column not in row:
-        raise ValueError(
-            f"{where}: the column {column!r} is missing; there are {', '.join(map(repr, row)) or 'none'}; name the one "
-            "that holds the text, or add it"
-        )
+        raise ValueError(missing(row, column, where, "the text, or add it"))
     text = row[column]
     if not isinstance(text, str):
         raise ValueError(f"{where}: {column!r} is {cut(text)}, {type(text).__name__}; text is needed; repair the row")
