@@ -247,6 +247,7 @@ SOURCES: dict[str, Source] = {
     "prompts, right": Prompts("prompts.jsonl", Bytes(end=True), 48, 9, padding_side="right", begin=True),
     "sudoku": Sudoku(),
     "sudoku, few grids": Sudoku(blanks=10, unique=False, num_orbits=(2, 1, 1)),
+    "sudoku 6 x 6": Sudoku(side=6),
     "digits": Digits(),
     "digits, unlabelled": Digits(labels=False),
     "mnist, padded": MNIST("idx", pad=2, validation_examples=9),

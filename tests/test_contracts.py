@@ -19,8 +19,8 @@ import pictures
 import texts
 from networks import SPEC, close, examples, fresh, noisy, planner, plans
 from onpath.data.huggingface import HuggingFaceTokenizer
+from onpath.data.puzzles import Puzzles
 from onpath.data.source import ImageSource, Source, TextSource
-from onpath.data.sudoku import Sudoku
 from onpath.data.tokenizers import MASK_SIGN, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.data.trajectory_files import save
@@ -210,7 +210,7 @@ def test_a_run_keeps_what_the_data_decide(source: Any) -> None:
 
 
 def test_text_can_be_asked_for(source: Any) -> None:
-    if not isinstance(source, TextSource) or isinstance(source, Sudoku):  # which asks for a grid of cells
+    if not isinstance(source, TextSource) or isinstance(source, Puzzles):  # which are asked for as such
         return
     request = source.request(["a", "a b[MASK:3]a"], torch.tensor([3, 5]), num_new_tokens=4)
     free = request.free()
@@ -219,6 +219,20 @@ def test_text_can_be_asked_for(source: Any) -> None:
     for row, text in ((0, "a"), (1, "a b▒▒▒a")):
         kept = request.x[row] if request.padding is None else request.x[row][~request.padding[row]]
         assert source.words(kept.tolist()) == text + "▒" * 4
+
+
+def test_a_puzzle_is_asked_for_as_it_reads(source: Any) -> None:
+    if not isinstance(source, Puzzles):
+        return
+    batch = source.prompts(IDS)
+    assert batch.given is not None and source.num_examples is None
+    shown = batch.x.masked_fill(~batch.given, source.codec.mask_id)
+    again = source.request([source.words(row) for row in shown.tolist()], IDS)
+    assert torch.equal(again.x, shown) and torch.equal(again.free(), batch.free()) and torch.equal(again.ids, IDS)
+    columns = source.columns(IDS)
+    assert columns and all(len(values) == len(IDS) for values in columns.values())
+    alone = source.columns(IDS[3:4])
+    assert all(alone[name] == values[3:4] for name, values in columns.items())
 
 
 # --- tokenizers ---------------------------------------------------------------------------------------------------
