@@ -21,6 +21,7 @@ class GSM8KCorrect(Reward):
     The number stands in <answer></answer>, in \\boxed{}, behind ####, or, if `anywhere`, is the last of the text; see
     ``answers.final_number``. `answer` is GSM8K's own text, which ends in ``#### 42``, or a bare number.
     ValueError where an `answer` holds no number.
+    Source of the data and its ####: GSM8K, arXiv:2110.14168.
 
     >>> GSM8KCorrect()(prompts=["6 times 7?"], completions=["<answer>\n42\n</answer>"], completion_ids=[[1]],
     ...                answer=["6 * 7 = <<6*7=42>>42 #### 42"])

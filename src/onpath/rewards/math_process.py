@@ -1,7 +1,8 @@
-"""Judges answers with math-verify in a process of its own: ``python -m onpath.rewards.math_process SECONDS``.
+"""Judges answers with math-verify in a process of its own: ``python math_process.py SECONDS``. It imports nothing here.
 
 In: a JSON list of pairs, known answer and completion. Out: the word `ready`, then `right` or `wrong` for each pair, in
-order. Where one takes longer than SECONDS the process ends there, also out of code that lets no other thread run.
+order. Where one takes longer than SECONDS the process ends there, also out of code that lets no other thread run; on
+Linux a pair may use 4 GiB of memory.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ import logging
 import os
 import sys
 
+_MOST_BYTES = 4 * 2**30
+
 
 def main() -> None:
     from math_verify import parse, verify
 
     logging.disable()
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     seconds = float(sys.argv[1])
     pairs = json.load(sys.stdin)
+    parse("$1$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]  (what is made once is made now)
     _say("ready")
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         for known, completion in pairs:

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from onpath.rewards.base import Reward, check_scales, text_of
+
+_PROCESS = str(Path(__file__).with_name("math_process.py"))
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Math(Reward):
     `answer` is LaTeX or a number, or a solution that ends in \\boxed{}. What equals what is the judgement of
     math-verify. It works in a process of its own, so that no completion can harm or hold up this one: where one answer
     takes longer than `seconds_per_answer`, it scores 0, and so does whatever makes that process fail.
-    ValueError without math-verify: pip install "onpath[rl]".
+    ValueError where an `answer` is empty, and without math-verify: pip install "onpath[rl]".
+    Source of the task: MATH, arXiv:2103.03874.
     """
 
     scale: float = 1.0
@@ -38,13 +42,16 @@ class Math(Reward):
 
     def __call__(self, *, completions: Sequence[Any], answer: Sequence[Any], **columns: Any) -> list[float | None]:
         self.check()
+        empty = [place for place, known in enumerate(answer) if not str(known).strip()]
+        if empty:
+            raise ValueError(f"math: the column `answer` of completion {empty[0]} is empty; leave out such examples")
         pairs = [(delimited(str(one)), text_of(two)) for one, two in zip(answer, completions, strict=True)]
         return [self.scale if right else 0.0 for right in self._judge(pairs)]
 
     def _judge(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether each (known answer, completion) is right. A pair at which the process dies is wrong."""
         judged: list[bool] = []
-        command = [sys.executable, "-m", "onpath.rewards.math_process", str(self.seconds_per_answer)]
+        command = [sys.executable, "-P", _PROCESS, str(self.seconds_per_answer)]
         while len(judged) < len(pairs):
             left = json.dumps(list(islice(pairs, len(judged), None)))
             done = subprocess.run(command, input=left, capture_output=True, encoding="utf-8", check=False)
@@ -59,4 +66,5 @@ class Math(Reward):
 
 def delimited(answer: str) -> str:
     r"""A known answer as a text in which math-verify finds it: bare LaTeX is put into \\boxed{}."""
-    return answer if "\\boxed" in answer or "$" in answer else f"\\boxed{{{answer}}}"
+    is_bare = "\\boxed" not in answer and answer.replace("\\$", "").count("$") < 2
+    return f"\\boxed{{{answer}}}" if is_bare else answer

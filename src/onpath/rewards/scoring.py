@@ -11,7 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -49,8 +49,9 @@ def score(
     """The scores of completions, in fp32 on the CPU.
 
     Rewards that are plain functions run one after the other, each in a thread of its own; those that are `async def`
-    then run together in one event loop, also where the caller is inside one. Each has `time_limit_s` seconds. A limit
-    cannot stop code that never lets other threads run, such as a huge power of integers.
+    then run together in one event loop, also where the caller is inside one. Each has `time_limit_s` seconds; what is
+    late is left behind in its thread, which does not keep the process from ending. A limit cannot stop code that lets
+    no other thread run, such as a huge power of integers. True counts as 1 and False as 0.
     ValueError that names the reward where one raises, hangs, or returns anything but a finite number or None for each
     completion, and where no reward with a weight has an opinion on some completion.
     """
@@ -99,8 +100,8 @@ def _check(
     if taken:
         raise ValueError(f"rewards: a column of the data is called {taken[0]}, which rewards get anyway; rename it")
     sizes = {name: len(values) for name, values in given.items()}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"rewards: they need as many values of each kind as completions; there are {sizes}")
+    if len(set(sizes.values())) > 1 or not given["completions"]:
+        raise ValueError(f"rewards: there are {sizes}; one completion or more, and as many of all else, are needed")
     for reward in rewards:
         try:
             reward.signature.bind(**given)
@@ -142,7 +143,7 @@ def _in_thread(reward: Reward, given: Mapping[str, Any], limit: float) -> Any:
     if not finished.wait(min(limit, threading.TIMEOUT_MAX)):
         raise ValueError(_too_slow(reward.name, limit, given["prompts"]))
     if "raised" in outcome:
-        raise ValueError(_raised(reward.name, outcome["raised"], given["prompts"])) from outcome["raised"]
+        _raise_for(reward.name, outcome["raised"], given["prompts"])
     return outcome["returned"]
 
 
@@ -171,11 +172,11 @@ def _together(waiting: Mapping[str, Awaitable[Any]], prompts: Sequence[Any], lim
 
     _start(work, ", ".join(waiting))
     finished.wait(min(limit + _GRACE_S, threading.TIMEOUT_MAX))
-    for name in waiting:
-        if name in raised:
-            raise ValueError(_raised(name, raised[name], prompts)) from raised[name]
-        if name not in returned:
-            raise ValueError(_too_slow(name, limit, prompts))
+    for name, error in raised.items():
+        _raise_for(name, error, prompts)
+    late = [name for name in waiting if name not in returned]
+    if late:
+        raise ValueError(_too_slow(", ".join(late), limit, prompts))
     return returned
 
 
@@ -197,11 +198,8 @@ def _numbers(name: str, returned: Any, prompts: Sequence[Any]) -> list[float]:
         returned = returned.tolist()
     if not isinstance(returned, list | tuple) or len(returned) != len(prompts):
         is_list = isinstance(returned, list | tuple)
-        said = f"a list of {len(returned)} values" if is_list else f"{_shown(returned)}, a {type(returned).__name__},"
-        raise ValueError(
-            f"reward {name}: returned {said} for {len(prompts)} completions (the first prompt is "
-            f"{_shown(prompts[0]) if prompts else 'missing'}); {_ALLOWED}, in a list of {len(prompts)}"
-        )
+        said = f"a list of {len(returned)} values" if is_list else f"{_shown(returned)}, a {type(returned).__name__}"
+        raise ValueError(f"reward {name}: returned {said}, {_asked(prompts)}; {_ALLOWED}, in a list of {len(prompts)}")
     return [_number(name, value, place, prompts) for place, value in enumerate(returned)]
 
 
@@ -223,20 +221,24 @@ def _number(name: str, value: Any, place: int, prompts: Sequence[Any]) -> float:
     )
 
 
-def _raised(name: str, error: BaseException, prompts: Sequence[Any]) -> str:
+def _raise_for(name: str, error: BaseException, prompts: Sequence[Any]) -> NoReturn:
+    """ValueError for what a reward raised, with its traceback, so that it is told from a mistake of the config."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"reward {name}: raised {type(error).__name__}: {error} (line {last.lineno} of {last.filename}), asked about "
-        f"{len(prompts)} completions, the first of the prompt {_shown(prompts[0]) if prompts else ''}; {_ALLOWED}; "
-        "return None where it cannot judge"
-    )
+    raise ValueError(
+        f"reward {name}: raised {type(error).__name__}: {error} (line {last.lineno} of {last.filename}), "
+        f"{_asked(prompts)}; {_ALLOWED}; return None where it cannot judge"
+    ).with_traceback(error.__traceback__) from error
 
 
 def _too_slow(name: str, limit: float, prompts: Sequence[Any]) -> str:
     return (
-        f"reward {name}: returned nothing within {limit:g} s, asked about {len(prompts)} completions, the first of the "
-        f"prompt {_shown(prompts[0]) if prompts else ''}; raise time_limit_s, or give what it waits for a limit"
+        f"reward {name}: returned nothing within {limit:g} s, {_asked(prompts)}; raise time_limit_s, or give what it "
+        "waits for a limit of its own"
     )
+
+
+def _asked(prompts: Sequence[Any]) -> str:
+    return f"asked about {len(prompts)} completions, the first with the prompt {_shown(prompts[0])}"
 
 
 def _names(rewards: Any) -> str:
