@@ -6,6 +6,7 @@ Everything here takes time in proportion to the text, whatever the text is.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 
 _BOX = "\\boxed{"
@@ -59,8 +60,7 @@ def last_number(text: str) -> Fraction | None:
     >>> last_number("It costs $1,234.50 in all"), last_number("3 - 5 = -2"), last_number("1 1/2 cups")
     (Fraction(2469, 2), Fraction(-2, 1), Fraction(3, 2))
     """
-    found = _numbers(text)
-    return found[-1] if found else None
+    return _first(reversed(_matches(text)))
 
 
 def final_number(text: str, anywhere: bool = True) -> Fraction | None:
@@ -77,16 +77,21 @@ def final_number(text: str, anywhere: bool = True) -> Fraction | None:
         return last_number(inside)
     _, mark, behind = text.rpartition(_MARK)
     if mark:
-        found = _numbers(behind.strip().partition("\n")[0])
-        return found[0] if found else None
+        return _first(_matches(behind.strip().partition("\n")[0]))
     return last_number(text) if anywhere else None
 
 
-def _numbers(text: str) -> list[Fraction]:
+def _matches(text: str) -> list[re.Match[str]]:
+    """The numbers of a text as they are written."""
     text = text.translate(_PLAIN).replace("{,}", ",").replace("\\,", "").replace("\\!", "")
     text = _FRACTION.sub(r"\1/\2", re.sub(r"(?<=[0-9])(?=\\[dt]?frac)", " ", text))
-    found = (_value(match) for match in _NUMBER.finditer(text))
-    return [value for value in found if value is not None]
+    return list(_NUMBER.finditer(text))
+
+
+def _first(matches: Iterable[re.Match[str]]) -> Fraction | None:
+    """The value of the first that has one."""
+    values = (_value(match) for match in matches)
+    return next((value for value in values if value is not None), None)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

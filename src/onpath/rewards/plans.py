@@ -53,7 +53,7 @@ class PlanSuccess(Reward):
         worth = torch.ones(len(sizes), dtype=torch.float64)
         if self.per_step and bool(reached.any()):
             arrived = reached.nonzero()[:, 0]
-            more = num_actions[arrived] - _shortest(images[arrived])
+            more = (num_actions[arrived] - _shortest(images[arrived])).double()
             worth[arrived] = (1.0 - self.per_step * more).clamp(min=0.0)
         return (worth * reached).tolist()
 
