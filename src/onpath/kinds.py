@@ -54,6 +54,7 @@ from onpath.rewards.base import FunctionReward, Reward
 from onpath.rewards.countdown import Countdown
 from onpath.rewards.gsm8k import GSM8KCorrect, IntegerAnswer, SoftFormat, StrictFormat
 from onpath.rewards.maths import Math
+from onpath.rewards.plans import PlanSuccess
 from onpath.rewards.sudoku import SudokuCells, SudokuSolved
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
@@ -153,6 +154,7 @@ FAMILIES: dict[type, dict[str, type]] = {
         "countdown": Countdown,
         "sudoku_solved": SudokuSolved,
         "sudoku_cells": SudokuCells,
+        "plan_success": PlanSuccess,
     },
     Evaluation: {"plans": PlanEvaluation, "text": TextEvaluation, "images": ImageEvaluation},
 }

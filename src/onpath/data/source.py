@@ -86,6 +86,17 @@ class ActionSource(Source):
             plan = plan[: plan.index(self.end_id)]
         return " ".join("LRF"[action] if action < 3 else str(action) for action in plan)
 
+    def prompts(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
+        """The examples, every position free: where a plan is shorter than the canvas, nothing tells of it."""
+        batch = self.examples(ids, device)
+        return Batch.of_tokens(batch.x, ids, cond=batch.cond)
+
+    def columns(self, ids: Int64[Tensor, "B"]) -> Mapping[str, Sequence[Any]]:
+        """`task`: the condition `image` from which each plan sets out, (W, H, 3), where there is one."""
+        different, which = torch.unique(ids, return_inverse=True)
+        images = self.examples(different).cond.get("image")
+        return {} if images is None else {"task": list(images[which])}
+
 
 class TextSource(Source):
     """A source of text."""

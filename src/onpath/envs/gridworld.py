@@ -82,6 +82,20 @@ def follow(worlds: Worlds, agents: Agents, actions: Int64[Tensor, "B L"], num_ac
     return agents
 
 
+def arrival(
+    worlds: Worlds, agents: Agents, actions: Int64[Tensor, "B L"], num_actions: Int64[Tensor, "B"]
+) -> Int64[Tensor, "B"]:
+    """After how many of its first ``num_actions[b]`` actions each agent first stands on its goal; -1 if it never does.
+
+    An agent that sets out from its goal has arrived after 0.
+    """
+    arrived = at_goal(worlds, agents).long() - 1
+    for t in range(int(num_actions.max()) if len(num_actions) else 0):
+        agents = step(worlds, agents, actions[:, t].masked_fill(t >= num_actions, DONE))
+        arrived = torch.where((arrived < 0) & at_goal(worlds, agents), t + 1, arrived)
+    return arrived
+
+
 def at_goal(worlds: Worlds, agents: Agents) -> Bool[Tensor, "B"]:
     """(B,), True where the agent stands on its goal."""
     return (worlds.goal == agents.position).all(-1)
