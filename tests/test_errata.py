@@ -33,6 +33,10 @@ from onpath.objectives.reflexflow import compensation
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import LinearRamp, Ramp
+from onpath.rewards.countdown import Countdown
+from onpath.rewards.gsm8k import GSM8KCorrect, IntegerAnswer, SoftFormat, StrictFormat
+from onpath.rewards.scoring import score
+from onpath.rewards.sudoku import SudokuCells, SudokuSolved
 from onpath.rng import Key
 from onpath.rollouts import draw_state
 from onpath.sampling.blocks import Blocks
@@ -148,6 +152,22 @@ def test_erratum_09_a_block_of_64_over_32_steps_reveals_two_at_each_and_never_le
     # base = n // steps, and the first n % steps one more
     assert reveals(20, 10, 8) == [[n, 0] for n in (3, 3, 2, 2)] + [[0, n] for n in (3, 3, 2, 2)]
     assert reveals(4, 2, 6) == [[1, 0], [1, 0], [0, 0], [0, 1], [0, 1]]  # and is finished
+
+
+def test_erratum_10_every_scale_is_honoured_and_answers_may_cross_lines() -> None:
+    text = "<reasoning>\nsix\ntimes seven\n</reasoning>\n<answer>\n42\n</answer>"
+    sudoku = {"canvas": ["1234341221434321"], "givens": ["1..4" + "." * 12], "solution": ["1234341221434321"]}
+    columns = {"answer": ["#### 42"], "numbers": [[6, 7]], "target": [42], **sudoku}
+    for scale in (0.25, 3.0):
+        rewards = [GSM8KCorrect(scale), StrictFormat(scale), SoftFormat(scale), IntegerAnswer(scale)]
+        puzzles = [Countdown(scale), SudokuSolved(scale), SudokuCells(scale)]
+        for completion, those in ((text, rewards), ("<answer>\n6\n* 7\n</answer>", puzzles)):
+            weights = [1.0] * len(those)
+            # what else a caller passes, such as what it logs, changes nothing
+            for extra in ({}, {"log": [True]}, {"log": [False]}):
+                scores = score(those, weights, [""], [completion], [[1]], {**columns, **extra}, 10.0)
+                assert [float(one) for one in scores.by_name.values()] == [scale] * len(those)
+                assert float(scores.total) == scale * len(those)
 
 
 def test_erratum_11_many_steps_lower_neither_entropy_nor_the_number_of_reveals() -> None:
