@@ -10,6 +10,7 @@ from functools import partial
 
 import torch.nn as nn
 
+from onpath.data.countdown import CountdownPuzzles
 from onpath.data.hub_text import HubText
 from onpath.data.huggingface import HuggingFaceTokenizer
 from onpath.data.image_folder import ImageFolder
@@ -249,6 +250,8 @@ SOURCES: dict[str, Source] = {
     "sudoku": Sudoku(),
     "sudoku, few grids": Sudoku(blanks=10, unique=False, num_orbits=(2, 1, 1)),
     "sudoku 6 x 6": Sudoku(side=6),
+    "countdown": CountdownPuzzles(),
+    "countdown of four": CountdownPuzzles(num_numbers=4, largest=9, max_target=50, operations="+-*"),
     "digits": Digits(),
     "digits, unlabelled": Digits(labels=False),
     "mnist, padded": MNIST("idx", pad=2, validation_examples=9),

@@ -286,6 +286,24 @@ def test_without_prompts_pairs_are_asked_their_own(onpath: Any) -> None:
     assert all(len(tokens) == len(prompt) + 4 for tokens, prompt in zip(found["tokens"], found["prompt"], strict=True))
 
 
+def test_puzzles_are_filled(onpath: Any) -> None:
+    puzzles = {"evaluation": {"kind": "text", "num_examples": 4, "num_samples": 0, "drift": None}}
+    Path("grids.yaml").write_text(yaml.safe_dump(TEXT | puzzles | {"data": {"kind": "sudoku", "blanks": 6}}))
+    assert onpath("train", "grids.yaml").code == 0
+    puzzle = "12..3.....2..3.1"
+    for prompts in ([], ["--prompt", puzzle, "--prompt", puzzle]):
+        done = onpath("sample", "runs/grids", *prompts, "--num", "2", "--json")
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        asked = [prompt.replace(".", "▒") for prompt in found["prompt"]] if prompts else ["▒" * 16] * 2
+        assert len(found["text"]) == len(asked) == (4 if prompts else 2)
+        for text, cells in zip(found["text"], asked, strict=True):
+            assert len(text) == 16 and set(text) <= set("1234")
+            assert all(cell in (blank, "▒") for cell, blank in zip(cells, text, strict=True))
+        if not prompts:
+            assert [sum(step >= 0 for step in row) for row in found["revealed_at"]] == [6, 6]
+
+
 def test_a_policy_takes_no_prompt(onpath: Any) -> None:
     assert onpath("train", "fourrooms-demo", *TINY).code == 0
     for arguments in (["--prompt", "left"], ["--new", "3"], ["--length", "3"]):

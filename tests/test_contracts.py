@@ -224,10 +224,10 @@ def test_text_can_be_asked_for(source: Any) -> None:
 def test_a_puzzle_is_asked_for_as_it_reads(source: Any) -> None:
     if not isinstance(source, Puzzles):
         return
-    batch = source.prompts(IDS)
-    assert batch.given is not None and source.num_examples is None
-    shown = batch.x.masked_fill(~batch.given, source.codec.mask_id)
-    again = source.request([source.words(row) for row in shown.tolist()], IDS)
+    batch, asked = source.prompts(IDS), source.asked(IDS)
+    again = source.request(asked, IDS)
+    assert source.num_examples is None and [text.count("▒") for text in asked] == batch.free_counts().tolist()
+    shown = batch.x.masked_fill(batch.free(), source.codec.mask_id)
     assert torch.equal(again.x, shown) and torch.equal(again.free(), batch.free()) and torch.equal(again.ids, IDS)
     columns = source.columns(IDS)
     assert columns and all(len(values) == len(IDS) for values in columns.values())

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch.nn as nn
 
+from onpath.data.countdown import CountdownPuzzles
 from onpath.data.hub_text import HubText
 from onpath.data.huggingface import HuggingFaceTokenizer
 from onpath.data.image_folder import ImageFolder
@@ -98,6 +99,7 @@ FAMILIES: dict[type, dict[str, type]] = {
         "pairs": TextPairs,
         "prompts": Prompts,
         "sudoku": Sudoku,
+        "countdown": CountdownPuzzles,
         "digits": Digits,
         "mnist": MNIST,
         "fashion_mnist": FashionMNIST,

@@ -16,6 +16,7 @@ from onpath.build import Parts, build
 from onpath.config import RunConfig
 from onpath.data.pairs import TextPairs
 from onpath.data.prompts import Canvas, request
+from onpath.data.puzzles import Puzzles
 from onpath.data.source import ActionSource, ImageSource, TextSource
 from onpath.data.tokenizers import Tokenizer
 from onpath.evaluation.check import Check, check_all
@@ -110,7 +111,7 @@ class Run:
         """A batch that goes on with each prompt `num_samples` (1) times, in `length` tokens or with so many new ones.
 
         `[MASK:8]` inside a prompt is filled with 8 tokens; see ``TextSource.request``. Without prompts, `num_samples`
-        (4) rows: on the first prompts of the validation split where the data are pairs, else with all positions free.
+        (4) rows: on the first prompts of the validation split of pairs or puzzles, else with all positions free.
         ValueError for a run whose tokens are not text.
 
         >>> # state = run.sample(run.request(["ROMEO:"], num_new_tokens=100)); run.words(state.x[0].tolist())
@@ -129,6 +130,8 @@ class Run:
             framed = [x[given].tolist() for x, given in zip(shown.x, shown.given, strict=True)]
             canvas = Canvas(source.length, length, num_new_tokens)
             return request(source.codec, [source.words(row) for row in framed], framed, ids, canvas)
+        if not prompts and isinstance(source, Puzzles):
+            prompts, num = source.at_split("validation").asked(torch.arange(num)), 1
         wanted = [prompt for prompt in prompts or [""] for _ in range(num)]
         return source.request(wanted, torch.arange(len(wanted)), length, num_new_tokens=num_new_tokens)
 

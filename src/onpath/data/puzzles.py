@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -18,6 +19,15 @@ SPLITS: tuple[str, ...] = get_args(Split)
 
 class Puzzles(TextSource):
     """A source of puzzles without end, made when they are asked for; example n is a pure function of n."""
+
+    @abstractmethod
+    def at_split(self, split: str) -> Puzzles: ...
+
+    def asked(self, ids: Int64[Tensor, "B"]) -> list[str]:
+        """The puzzles as people read and type them, `▒` for each position of the answer."""
+        batch = self.prompts(ids)
+        shown = batch.x.masked_fill(batch.free(), self.codec.mask_id)
+        return [self.words(row) for row in shown.tolist()]
 
     def request(
         self,
