@@ -31,11 +31,13 @@ def test_an_instance_is_a_reward_function_of_trl(reward: Reward) -> None:
     assert reward.__name__ == reward.name and callable(reward) and not inspect.iscoroutinefunction(reward)
     if getattr(reward, "box", None) == (3, 2):
         return
-    columns = {name: [value] * 2 for name, value in COLUMNS.items()}
-    for completions in (["6 * 7 = 42", "<answer>\n42\n</answer>"], [[{"role": "assistant", "content": "42"}]] * 2):
-        given = {"prompts": ["6 * 7?"] * 2, "completions": completions, "completion_ids": [[1, 2], [3]]}
-        said = reward(**given, **columns, trainer_state=None)
-        assert isinstance(said, list) and [type(value) for value in said] == [float, float]
+    completions = ["6 * 7 = 42", "<answer>\n42\n</answer>", *[[{"role": "assistant", "content": "6 * 7 = 42"}]] * 2]
+    columns = {name: [value] * 4 for name, value in COLUMNS.items()}
+    given = {"prompts": ["6 * 7?"] * 4, "completions": completions, "completion_ids": [[1, 2], [3], [4], [5]]}
+    said = reward(**given, **columns, trainer_state=None)
+    assert isinstance(said, list) and [type(value) for value in said] == [float] * 4
+    if not isinstance(reward, FunctionReward):
+        assert said[0] == said[2] == said[3]  # a message is its content
 
 
 def test_the_name_of_a_reward_is_its_kind() -> None:

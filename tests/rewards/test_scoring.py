@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 import judges
+from onpath.mistakes import message_of
 from onpath.rewards.base import FunctionReward, Reward
 from onpath.rewards.gsm8k import GSM8KCorrect, SoftFormat
 from onpath.rewards.scoring import Scores, score
@@ -209,3 +211,24 @@ def test_no_completions_are_refused() -> None:
 def test_a_sum_too_large_for_fp32_is_refused() -> None:
     with pytest.raises(ValueError, match="too large for fp32"):
         judged("shortness", weights=[3e38])
+
+
+def test_a_bug_in_a_function_of_yours_is_told_from_a_mistake_in_the_data() -> None:
+    """The command line shows the traceback of the first, and a line about the second."""
+
+    def shown(call: Callable[[], Any]) -> tuple[str, Exception]:
+        with pytest.raises(ValueError) as caught:
+            call()
+        below = caught.value.__traceback__
+        while below is not None and below.tb_frame.f_code.co_filename == __file__:
+            below = below.tb_next
+        error = caught.value.with_traceback(below)
+        return message_of(error), error
+
+    said, error = shown(lambda: judged("raising"))
+    assert said == "" and re.search(
+        r"comes from raising in .*judges.py, which is not part of Onpath", error.__notes__[0]
+    )
+    data = {"answer": ["unknown"]}
+    said, _ = shown(lambda: score([GSM8KCorrect()], [1.0], [""], ["42"], [[1]], data, 10.0))
+    assert "the column `answer` of completion 0 is 'unknown'" in said
