@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,21 +14,27 @@ import torch.nn as nn
 from onpath.config import RunConfig
 from onpath.consistency import (
     require_conditions,
+    require_experience,
     require_fit,
     require_guidance,
     require_null,
     require_ramps,
     require_rollouts,
+    require_rounds,
     require_training,
 )
 from onpath.data.source import Source
 from onpath.evaluation.settings import Evaluation, Subject
+from onpath.experience.rounds import Rounds
+from onpath.experience.settings import GroupRollouts
 from onpath.objectives.base import Objective
 from onpath.objectives.nelbo import bound_of
+from onpath.objectives.policy_gradient import PolicyGradient
 from onpath.processes.base import Process
 from onpath.processes.masking import Masking
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Sampler
+from onpath.training.checkpoint import begin_with
 from onpath.training.distributed import local_gpu
 from onpath.training.trainer import Job, Trainer
 from onpath.types import Calibrated, DataSpec, Denoiser, Spec
@@ -50,6 +58,7 @@ class Parts:
     grid: Grid
     trainer: Trainer
     evaluation: Evaluation
+    rounds: Rounds | None = None
 
     @property
     def seed(self) -> int:
@@ -75,6 +84,7 @@ class Parts:
             bounds=self._bounds(),
             identity=self.identity,
             config=self.config.as_dict(),
+            rounds=self.rounds,
         )
 
     def subject(self, denoiser: Denoiser) -> Subject:
@@ -98,7 +108,7 @@ class Parts:
 
     def _bounds(self) -> tuple[Objective, ...]:
         """The bound that validation reports where the training loss is none: continuous where the schedule allows."""
-        if self.objective.conditional().is_bound or not isinstance(self.process, Masking):
+        if self.rounds is not None or self.objective.conditional().is_bound or not isinstance(self.process, Masking):
             return ()
         return (bound_of(self.process, self.grid, _BOUND_STEPS, self.sampler.fixed_counts),)
 
@@ -123,8 +133,11 @@ def build(config: RunConfig, spec: DataSpec | None = None) -> Parts:
         model=model,
         trainer=trainer,
         evaluation=evaluation,
+        rounds=_rounds(config, states, trainer),
         **states,
     )
+    if config.start is not None and spec is None:
+        begin_with(model, Path(config.start))
     if spec is None:
         require_training(trainer, parts.source, model)
         require_ramps(parts.objective, trainer.num_steps(parts.source))
@@ -155,6 +168,18 @@ def _states(config: RunConfig, spec: DataSpec | None = None) -> dict[str, Any]:
         "sampler": sampler,
         "objective": objective,
     }
+
+
+def _rounds(config: RunConfig, states: Mapping[str, Any], trainer: Trainer) -> Rounds | None:
+    """Where rollouts with rewards come from; None where examples are trained on."""
+    policy = states["objective"]
+    if config.experience is None or not isinstance(policy, PolicyGradient):
+        require_experience(config, policy)
+        return None
+    settings = cast(GroupRollouts, config.experience.make())
+    require_rounds(settings, trainer, states["source"])
+    lockstep = trainer.parallel == "fsdp"
+    return Rounds(settings, policy, states["source"], config.seed, lockstep)
 
 
 def training_states(config: RunConfig) -> tuple[Source, Objective]:

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from onpath.data.source import Source
 from onpath.kinds import FAMILIES, RunSections, brought_by, defaults_of, wired_into
 from onpath.overrides import override, read_yaml
-from onpath.wording import example, literals, near, unknown, words
+from onpath.wording import example, joined, literals, near, unknown, words
 
 _STRICT = ConfigDict(allow_inf_nan=False)
 
@@ -41,9 +41,7 @@ class Part:
     def make(self, **wired: Any) -> Any:
         """The object. Of `wired`, it receives what its constructor names."""
         names = parameters_of(self.cls)
-        values = {
-            name: value.make(**wired) if isinstance(value, Part) else value for name, value in self.fields.items()
-        }
+        values = {name: _made(value, wired) for name, value in self.fields.items()}
         extra = {name: value for name, value in wired.items() if name in names and name not in values}
         try:
             return self.cls(**values, **extra)
@@ -85,6 +83,8 @@ class RunConfig:
     sampler: Part
     grid: Part
     evaluation: Part
+    experience: Part | None
+    start: str | None
     seed: int
     device: str
 
@@ -111,6 +111,12 @@ class RunConfig:
             return self
         whole = self.as_dict()
         return RunConfig.parse({**whole, "data": _merged(whole["data"], found)})
+
+
+def _made(value: Any, wired: Mapping[str, Any]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_made(item, wired) for item in value)
+    return value.make(**wired) if isinstance(value, Part) else value
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,18 +186,18 @@ def _parse_fields(cls: type, data: Mapping[str, Any], path: str) -> dict[str, An
     allowed = {name: field for name, field in parameters_of(cls).items() if name not in wired}
     for name in data:
         if name not in allowed:
-            raise ValueError(unknown(_join(path, name), str(name), allowed, wired))
+            raise ValueError(unknown(joined(path, name), str(name), allowed, wired))
     values: dict[str, Any] = {}
     for name, (hint, default) in allowed.items():
         if name in data:
-            values[name] = _parse(hint, _completed(data[name], default), _join(path, name))
+            values[name] = _parse(hint, _completed(data[name], default), joined(path, name))
         elif default is inspect.Parameter.empty:
             raise ValueError(
-                f"config: {_join(path, name)} is missing; it has no default, so give it ({words(hint)}), like "
-                f"{_join(path, name)}={example(hint)}"
+                f"config: {joined(path, name)} is missing; it has no default, so give it ({words(hint)}), like "
+                f"{joined(path, name)}={example(hint)}"
             )
         else:
-            values[name] = _of_default(default, _join(path, name))
+            values[name] = _of_default(default, joined(path, name))
     return values
 
 
@@ -213,7 +219,7 @@ def _of_default(default: Any, path: str) -> Any:
     cls = type(default)
     wired = wired_into(cls)
     nested = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.name not in wired}
-    fields = {name: _of_default(value, _join(path, name)) for name, value in nested.items()}
+    fields = {name: _of_default(value, joined(path, name)) for name, value in nested.items()}
     return Part(cls, _kind_of(cls), fields, path)
 
 
@@ -231,9 +237,9 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
     options = typing.get_args(hint) if is_union else (hint,)
     if value is None and type(None) in options:
         return None
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] in FAMILIES:
+        return _parse_list(typing.get_args(hint)[0], value, path)
     leaves = [option for option in options if option not in FAMILIES]
-    if value is None and types.NoneType in options:
-        return None
     for option in options:
         if option in FAMILIES and (not leaves or isinstance(value, Mapping | str)):
             return _parse_part(option, value, path)
@@ -294,9 +300,17 @@ def _parse_part(family: type, value: Any, path: str) -> Part:
     else:
         kind = str(value["kind"])
         if kind not in kinds:
-            raise ValueError(unknown(_join(path, "kind"), kind, kinds))
+            raise ValueError(unknown(joined(path, "kind"), kind, kinds))
         cls = kinds[kind]
     return _checked(Part(cls, kind, _parse_fields(cls, rest, path), path))
+
+
+def _parse_list(family: type, value: Any, path: str) -> tuple[Part, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(
+            f"config: {path} is {value!r}; give a list, each of {', '.join(FAMILIES[family])}, or a mapping"
+        )
+    return tuple(_parse_part(family, item, f"{path}.{number}") for number, item in enumerate(value))
 
 
 def _checked(part: Part) -> Part:
@@ -336,7 +350,3 @@ def _own_class(family: type, name: Any, path: str) -> type:
     if missing:
         raise ValueError(f"{where} lacks {', '.join(sorted(missing))}; write these methods, see docs/extend.md")
     return cls
-
-
-def _join(path: str, name: Any) -> str:
-    return f"{path}.{name}" if path else str(name)

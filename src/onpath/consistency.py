@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 import torch.nn as nn
 
 from onpath.config import RunConfig, parameters_of
-from onpath.data.source import Source
+from onpath.data.source import ActionSource, Source, TextSource
+from onpath.experience.settings import GroupRollouts
 from onpath.kinds import kinds_beside
 from onpath.models.from_diffusers import Diffusers
 from onpath.objectives.base import Objective
+from onpath.objectives.policy_gradient import PolicyGradient
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import Ramp
@@ -170,6 +173,47 @@ def require_rollouts(objective: Objective, trainer: Trainer) -> None:
             "training.ema is 0, which makes both walks those of the current weights: their difference is always 0; set "
             "training.ema=0.999, or coarse_steps below fine_steps"
         )
+
+
+def require_experience(config: RunConfig, objective: Objective) -> None:
+    """ValueError where rollouts are made and not trained on, or the other way round."""
+    if config.experience is not None and not isinstance(objective, PolicyGradient):
+        raise ValueError(
+            f"config: there is a section experience, but objective {config.objective.kind} is trained on examples; set "
+            "objective.kind=policy_gradient, or leave experience out"
+        )
+    if config.experience is None and isinstance(objective, PolicyGradient):
+        raise ValueError(
+            "config: objective policy_gradient is trained on rollouts with rewards, and there is no section "
+            "experience; give it one, like experience.rewards=[sudoku_solved]"
+        )
+
+
+def require_rounds(settings: GroupRollouts, trainer: Trainer, source: Source) -> None:
+    """ValueError where rounds of rollouts cannot be cut into the batches of the training, or judged."""
+    if trainer.epochs:
+        raise ValueError(
+            f"config: training.epochs is {trainer.epochs}, but a policy is trained on rollouts, which never end; set "
+            "training.steps instead (and training.epochs=0)"
+        )
+    if trainer.batch_size % settings.num_generations:
+        raise ValueError(
+            f"config: training.batch_size is {trainer.batch_size} rollouts, and experience.num_generations is "
+            f"{settings.num_generations}; a batch holds whole groups, so batch_size must be a multiple of it"
+        )
+    if not isinstance(source, TextSource | ActionSource):
+        raise ValueError(
+            f"config: data are {type(source).__name__}, and rewards judge text and actions; choose other data"
+        )
+    for reward in settings.rewards:
+        reward.check()
+        missing = [name for name in reward.required_columns if name not in (*source.columns(torch.arange(1)), "canvas")]
+        if missing:
+            have = ", ".join(("canvas", *source.columns(torch.arange(1))))
+            raise ValueError(
+                f"config: experience.rewards: {reward.name} needs the column {missing[0]}, and the data have {have}; "
+                "name a column so, or take another reward"
+            )
 
 
 def require_guidance(config: RunConfig) -> None:

@@ -27,6 +27,7 @@ from onpath.evaluation.images import ImageEvaluation
 from onpath.evaluation.plans import PlanEvaluation
 from onpath.evaluation.settings import Evaluation
 from onpath.evaluation.text import TextEvaluation
+from onpath.experience.settings import GroupRollouts
 from onpath.models.diffusers_schedules import sections
 from onpath.models.from_diffusers import Diffusers
 from onpath.models.from_transformers import CausalLM, MaskedLM, RemoteLM
@@ -35,9 +36,13 @@ from onpath.models.transformer import TokenTransformer
 from onpath.models.unet import ImageUNet
 from onpath.objectives.base import Objective
 from onpath.objectives.denoising import Denoising
+from onpath.objectives.estimators import Estimator
+from onpath.objectives.mask_estimators import Coupled, OneStep, Sandwiched, SequenceELBO, UniformTime, Weighted
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
+from onpath.objectives.policy_gradient import PolicyGradient
+from onpath.objectives.trajectory_estimators import Trace, Trajectory, TrajectoryNELBOEstimator
 from onpath.objectives.weighting import (
     LogitNormalTimes,
     LossWeight,
@@ -125,6 +130,18 @@ FAMILIES: dict[type, dict[str, type]] = {
         "trajectory_nelbo": TrajectoryNELBO,
         "masked_cross_entropy": MaskedCrossEntropy,
         "masking_penalties": MaskingPenalties,
+        "policy_gradient": PolicyGradient,
+    },
+    Estimator: {
+        "traj": Trajectory,
+        "traj_nelbo": TrajectoryNELBOEstimator,
+        "trace": Trace,
+        "diffu": OneStep,
+        "uni": UniformTime,
+        "coupled": Coupled,
+        "espo": SequenceELBO,
+        "spg": Sandwiched,
+        "wd1": Weighted,
     },
     Process: {"masking": Masking, "gaussian": Gaussian},
     Sampler: {"unmasking": Unmasking, "euler": Euler, "dpm": DPMSolver, "unipc": UniPC, "rk4": RungeKutta},
@@ -223,5 +240,7 @@ class RunSections:
     sampler: Sampler = Unmasking()
     grid: Grid = EvenGrid(10)
     evaluation: Evaluation = PlanEvaluation()
+    experience: GroupRollouts | None = None
+    start: str | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -4,6 +4,7 @@ config.yaml       resolved, every default written out
 recipe.yaml       what the config was made from, before settings were put over it
 environment.json  versions and machine
 metrics.jsonl     one object a line: {"step": …, "set": "train" | "validation", name: value, …}
+completions.jsonl of policy optimisation: one object a line, {"step": …, "completion": …, "reward": …, …}
 checkpoints/      step-N/, see ``training.checkpoint``
 samples/          samples.jsonl, what was generated; traces.jsonl, how: one ``Trace`` a line
 evaluation.json   rows {set, mode, metric, value, ci95, n, step}
@@ -60,6 +61,9 @@ class Trace:
     reached: bool | None = None
     shortest: int | None = None
     step: int = 0
+
+
+_COMPLETIONS = "completions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -159,22 +163,24 @@ class RunFolder:
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The rows of metrics.jsonl in order; lines that hold no row, such as a torn last one, are left out."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                row = None
-            if isinstance(row, dict) and row.keys() >= {"step", "set"}:
-                yield row
+        return _json_lines(self.path / "metrics.jsonl", {"step", "set"})
 
     def truncate_metrics(self, step: int) -> None:
         """Keeps the rows up to `step`, so that a resumed run writes each row once."""
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
         write_atomically(self.path / "metrics.jsonl", "".join(kept))
+        if self.completions():
+            kept = [json.dumps(row) + "\n" for row in self.completions() if row["step"] <= step]
+            write_atomically(self.path / _COMPLETIONS, "".join(kept))
+
+    def append_completions(self, step: int, completions: Sequence[Mapping[str, Any]]) -> None:
+        """Adds what a policy answered at `step` to completions.jsonl, one object a completion."""
+        with (self.path / _COMPLETIONS).open("a") as file:
+            file.writelines(json.dumps({"step": step, **row}) + "\n" for row in completions)
+
+    def completions(self) -> list[dict[str, Any]]:
+        """What a policy answered while it was trained, the oldest first; lines that hold no row are left out."""
+        return list(_json_lines(self.path / _COMPLETIONS, {"step", "completion"}))
 
     def write_picture(self, name: str, data: bytes) -> Path:
         """Writes a PNG as samples/NAME.png, over what is there."""
@@ -280,3 +286,16 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv[1:],
     }
+
+
+def _json_lines(path: Path, keys: set[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines that have these keys; other lines, such as a torn last one, are left out."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="backslashreplace").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict) and row.keys() >= keys:
+            yield row

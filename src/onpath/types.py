@@ -7,7 +7,7 @@ K steps, G group. A *row* is one position of one sequence, as flat index ``b * L
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -212,6 +212,52 @@ class Noised:
     x: Float[Tensor, "B *rest"]
     t: Float[Tensor, "B"]
     noise: Float[Tensor, "B *rest"]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Finished rollouts, how they came about, and what they are worth; the groups of a prompt stand together.
+
+    batch: the sequences as they ended, on the device of the network; ids are those of the rollouts. All else is on the
+    CPU. tokens: (N, L) the same sequences. revealed_at: (N, L) the step of the sampler's walk that revealed each
+    token, -1 where it was given. num_steps: of that walk. chance: (K,) with which each step reveals a masked position,
+    None where the number of reveals is fixed. log_prob: (N, L) with which each token was drawn.
+    advantage: (N,) of each rollout. peers: (N, G) those of its group. reward: (N,).
+    proposed: (N, K, L) what each step drew at masked positions, revealed or not, where that is kept.
+    old: (N, I, …) what the estimator read under the weights of the rollouts for each of I passes over them, None where
+    the weights are still the same. iteration: the pass that this is, of num_iterations. round: its number, which keys
+    draws.
+    """
+
+    batch: Batch
+    tokens: Int64[Tensor, "N L"]
+    revealed_at: Int64[Tensor, "N L"]
+    num_steps: int
+    log_prob: Float[Tensor, "N L"]
+    advantage: Float[Tensor, "N"]
+    peers: Float[Tensor, "N G"]
+    reward: Float[Tensor, "N"]
+    chance: Float[Tensor, "K"] | None = None
+    proposed: Int64[Tensor, "N K L"] | None = None
+    old: Float[Tensor, "N I *rest"] | None = None
+    iteration: int = 0
+    num_iterations: int = 1
+    round: int = 0
+
+    @property
+    def free(self) -> Bool[Tensor, "N L"]:
+        """Positions that the rollout filled, on the CPU."""
+        return self.revealed_at >= 0
+
+    def rows(self, index: slice) -> Experience:
+        """The rollouts at `index`."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "batch"}
+        parts = {name: value[index] for name, value in own.items() if isinstance(value, Tensor) and name != "chance"}
+        return replace(self, batch=self.batch.rows(index), **parts)
+
+    def to(self, device: torch.device | str) -> Experience:
+        """The same with what the network is shown on `device`."""
+        return replace(self, batch=self.batch.to(device))
 
 
 @dataclass(frozen=True)

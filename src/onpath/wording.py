@@ -66,3 +66,12 @@ def example(hint: Any) -> str:
     if hint in FAMILIES:
         return next(iter(FAMILIES[hint]))
     return _EXAMPLES.get(hint, example(inner[0]) if inner else "…")
+
+
+def joined(path: str, name: Any) -> str:
+    """The path of a setting in a section.
+
+    >>> joined("training", "steps"), joined("", "seed")
+    ('training.steps', 'seed')
+    """
+    return f"{path}.{name}" if path else str(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,11 @@ class Objective(ABC):
     """Whether the network is asked for [MASK] as well as for words."""
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether it compares the network with what it was when the training began."""
+        return False
+
+    @property
     def is_bound(self) -> bool:
         """Whether the loss is a bound on the negative log-likelihood; beside any other, validation reports one."""
         return False
@@ -37,8 +42,9 @@ class Objective(ABC):
         return self
 
     @abstractmethod
-    def __call__(self, nets: Nets, batch: Batch, key: rng.Key, step: int) -> Loss:
-        """The loss of a batch; `key` is the stream of this optimizer step and `step` drives the ramps."""
+    def __call__(self, nets: Nets, batch: Any, key: rng.Key, step: int) -> Loss:
+        """The loss of a ``Batch``, or of an ``Experience`` where it is trained on rollouts; `key` is the stream of this
+        optimizer step and `step` drives the ramps."""
 
 
 @dataclass(frozen=True)

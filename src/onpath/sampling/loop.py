@@ -26,14 +26,17 @@ class Knobs:
     """Settings that may differ from row to row of one forward; None leaves the sampler's own.
 
     temperature, guidance: (B,) on the device of the batch. reveal: (B,) int64 on the CPU, reveals at each step.
+    lockstep: of the whole walk, see ``State``.
     """
 
     temperature: Float[Tensor, "B"] | None = None
     guidance: Float[Tensor, "B"] | None = None
     reveal: Int64[Tensor, "B"] | None = None
+    lockstep: bool = False
 
     def rows(self, index: Int64[Tensor, "N"]) -> Knobs:
-        return Knobs(**{f.name: taken(getattr(self, f.name), index) for f in fields(self)})
+        by_row = {f.name: taken(getattr(self, f.name), index) for f in fields(self) if f.name != "lockstep"}
+        return replace(self, **by_row)
 
 
 class Sampler(ABC):

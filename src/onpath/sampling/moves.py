@@ -53,7 +53,7 @@ class Moves:
 
 
 def busy_rows(state: TokenState, moves: Moves) -> Int64[Tensor, "N"] | None:
-    """Rows that this step sends through the network, on the CPU; None for all, also where finding them would stall a GPU.
+    """Rows that this step sends through the network, on the CPU; None for all, as where finding them stalls a GPU.
 
     The network hears of an input only what has been revealed in it, so a row in which nothing is revealed, and nothing
     is to be read, needs no forward.

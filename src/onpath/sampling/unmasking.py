@@ -103,6 +103,7 @@ class Unmasking(Sampler):
             memo=encoded(process, denoiser, batch, is_guided),
             num_branches=2 if is_guided else 1,
             unsettled=None if self.remask is None or self.fixed_counts else start.masked.any(1),
+            lockstep=knobs.lockstep,
         )
 
     def repairable(self, process: Masking, state: TokenState) -> TokenState:

@@ -20,6 +20,7 @@ from torch import Tensor
 from onpath.training.distributed import sharded_like
 
 _MANIFEST = "manifest.json"
+_EXPERIENCE = "experience.safetensors"  # where a round is not used up
 _FILES = {"model.safetensors", "average.safetensors", "optimizers.pt", "state.json"}
 
 
@@ -28,7 +29,8 @@ class Checkpoint:
     """Everything that an exact resume needs.
 
     model, average: state dicts. optimizers: their state dicts in order. step: optimizer steps done.
-    extra: JSON values, among them the schedule and the state of the plateau rule.
+    extra: JSON values, among them the schedule and the state of the plateau rule. experience: the rollouts of a round
+    that is not used up, by name.
     """
 
     step: int
@@ -36,6 +38,7 @@ class Checkpoint:
     average: Mapping[str, Tensor]
     optimizers: list[dict[str, Any]] = field(default_factory=list)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    experience: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int, keep_every: int = 0) -> Path:
@@ -77,6 +80,8 @@ def _write(aside: Path, checkpoint: Checkpoint) -> None:
     save_file(_contiguous(checkpoint.model), aside / "model.safetensors")
     save_file(_contiguous(checkpoint.average), aside / "average.safetensors")
     torch.save(checkpoint.optimizers, aside / "optimizers.pt")
+    if checkpoint.experience:
+        save_file(_contiguous(checkpoint.experience), aside / _EXPERIENCE)
     (aside / "state.json").write_text(json.dumps({"step": checkpoint.step, "extra": dict(checkpoint.extra)}, indent=1))
     checksums = {path.name: _digest(path) for path in sorted(aside.iterdir())}
     (aside / _MANIFEST).write_text(json.dumps(checksums, indent=1))
@@ -130,6 +135,7 @@ def read(path: Path, *, for_training: bool = True) -> Checkpoint:
         average=load_file(path / "average.safetensors"),
         optimizers=torch.load(path / "optimizers.pt", weights_only=True) if for_training else [],
         extra=state["extra"],
+        experience=load_file(path / _EXPERIENCE) if for_training and (path / _EXPERIENCE).exists() else {},
     )
 
 
@@ -168,6 +174,18 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], names: Iterable[str] |
             f"checkpoint: its weights do not fit the network of the config: {_difference(model, wanted, weights)}. "
             "Restore the settings of `model` and `data` that the run was trained with, or start a new run"
         ) from error
+
+
+def begin_with(model: nn.Module, run: Path) -> None:
+    """Puts the average weights of the newest whole checkpoint of a run into `model`; ValueError where there is none."""
+    path, skipped = newest(run / "checkpoints")
+    if path is None:
+        found = "; ".join(skipped) or "there is none"
+        raise ValueError(
+            f"config: start is {str(run)!r}, and no checkpoint of it can be read ({found}); give the folder of a "
+            "trained run, or leave start out"
+        )
+    fill(model, read(path, for_training=False).average)
 
 
 def _difference(model: nn.Module, held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:

@@ -26,6 +26,11 @@ class Meter:
             self._add(name, pair)
         self.num_losses += 1
 
+    def add_sums(self, sums: Mapping[str, tuple[float, float]]) -> None:
+        """Takes in figures that come with no loss, each a (sum, count)."""
+        for name, pair in sums.items():
+            self._add(name, pair)
+
     def _add(self, name: str, pair: tuple[Tensor | float, Tensor | float]) -> None:
         total, count = self._sums.get(name, (0.0, 0.0))
         self._sums[name] = (total + pair[0], count + pair[1])

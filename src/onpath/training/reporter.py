@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,11 @@ class Reporter:
         if self.writer is not None:
             for metric, value in row.items():
                 self.writer.add_scalar(f"{name}/{metric}", value, step)
+
+    def completions(self, step: int, completions: Sequence[Mapping[str, Any]]) -> None:
+        """Keeps what the policy answered at `step`, to be read later."""
+        if self.speaks and completions:
+            self.folder.append_completions(step, completions)
 
     def progress(self, step: int, row: Mapping[str, float]) -> None:
         """Says where the run stands, by a row of training."""

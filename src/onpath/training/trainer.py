@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -15,38 +15,19 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.source import Source, step_ids
-from onpath.objectives.base import Objective
 from onpath.records import RunFolder
+from onpath.training.batches import of_examples, of_rollouts
 from onpath.training.distributed import ALONE, Parallel, Processes, blocks_of, local, unsynced, whole
 from onpath.training.ema import average_of, update_average
+from onpath.training.job import Job
 from onpath.training.metrics import Meter
 from onpath.training.optimizers import AdamW, Decay, OptimizerConfig, Plateau, rate_factor
 from onpath.training.reporter import Progress, Reporter
 from onpath.training.state import TrainingState
-from onpath.types import Denoiser, Nets
+from onpath.training.validation import means, rewards
+from onpath.types import Batch, Denoiser, Experience, Loss, Nets
 
 _MOST_UNCHECKED = 64  # steps, so that a run that never logs does not pile up numbers
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained on what: the objects that the trainer moves, slices and counts.
-
-    validated: the objective of validation, None for the same. bounds: more that validation reports beside it (a NELBO).
-    identity: JSON values by name that a resumed run must share with its checkpoint (the schedule, the seed, …).
-    config: plain data that replaces config.yaml of the folder once a run goes on; empty leaves that as it is.
-    """
-
-    model: nn.Module
-    objective: Objective
-    source: Source
-    validation: Source
-    seed: int = 0
-    device: torch.device = torch.device("cpu")
-    validated: Objective | None = None
-    bounds: tuple[Objective, ...] = ()
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,7 +152,7 @@ class Trainer:
             processes.first(lambda: stack.enter_context(folder.locked()))
             state = self.start(job, processes)
             if resume:
-                for line in state.restore(folder.checkpoints, job.identity):
+                for line in state.restore(folder.checkpoints, job):
                     reporter.note(state.step, line)
                 if state.step > reporter.num_steps:
                     raise ValueError(
@@ -202,6 +183,7 @@ class Trainer:
                 row = state.meter.means(processes) | self._rates(state, norm, now - since) | {"seconds": now - begun}
                 reporter.row(state.step, "train", row)
                 reporter.progress(state.step, row)
+                reporter.completions(state.step, () if state.round is None else state.round.completions)
                 state.meter, since = Meter(), now
             if validates and self.validation_examples:
                 row = self.validate(state.average, job, num_steps, processes)
@@ -210,7 +192,7 @@ class Trainer:
                 reporter.row(state.step, "validation", row)
             if saves:
                 state.seconds = time.perf_counter() - begun
-                state.save(reporter.folder.checkpoints, job.identity, self.keep, self.keep_every)
+                state.save(reporter.folder.checkpoints, job, self.keep, self.keep_every)
             since += time.perf_counter() - now  # the rate is that of training alone
 
     def cost(self, job: Job, num_steps: int = 5) -> tuple[float, int]:
@@ -231,55 +213,45 @@ class Trainer:
 
     def validate(self, network: nn.Module, job: Job, num_steps: int, processes: Processes = ALONE) -> dict[str, float]:
         """Means over the validation examples at the final values of every ramp, under draws that never change."""
-        judged = (job.validated or job.objective, *job.bounds)
-        meters = [Meter() for _ in judged]
         held_out = job.validation.num_examples
         count = self.validation_examples if held_out is None else min(self.validation_examples, held_out)
-        size = min(count, self.batch_size // self.accumulation)
+        denoiser, size = cast(Denoiser, network), min(count, self.batch_size // self.accumulation)
+        if job.rounds is not None:
+            return rewards(job.rounds, denoiser, job.validation, (count, size), job.device, processes)
+        judged = (job.validated or job.objective, *job.bounds)
         key = rng.Key(job.seed).fold("validation")
-        with torch.no_grad():
-            for first in range(0, count, size):
-                ids = torch.arange(first, min(first + size, count), dtype=torch.int64)
-                part = ids.tensor_split(processes.count)[processes.rank]
-                # shards are gathered by all processes together, so one without a part runs along and counts nothing
-                batch = job.validation.examples(part if len(part) else ids[:1], job.device).to(job.device)
-                for meter, objective in zip(meters, judged, strict=True):
-                    with self._autocast(job.device):
-                        loss = objective(Nets(cast(Denoiser, network)), batch, key, num_steps)
-                    if len(part):
-                        meter.add(loss)
-        row: dict[str, float] = {}
-        for meter in reversed(meters):  # the objective's own figures win over a bound's of the same name
-            row |= meter.means(processes)
-        return row
+
+        def losses(batch: Batch) -> list[Loss]:
+            with self._autocast(job.device):
+                return [objective(Nets(denoiser), batch, key, num_steps) for objective in judged]
+
+        return means(losses, job.validation, (count, size), job.device, processes)
 
     def start(self, job: Job, processes: Processes = ALONE) -> TrainingState:
         """The state before the first step: the weights of the job's model, which is trained in place."""
         model = job.model.to(job.device).train()
         average = average_of(model)
+        reference = average_of(model) if job.objective.needs_reference else None
         if self.compile:
             # block by block: they are alike, so one compilation serves all, and what reads the logits stays outside
             for part in blocks_of(model) or [model]:
                 part.compile()
         if self.parallel == "fsdp":
-            processes.shards(model, average)
+            processes.shards(model, average, *([] if reference is None else [reference]))
             trained = cast(Denoiser, model)
         else:
             trained = processes.replicated(model)
         optimizers = self.optimizer.build(model)
         peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        return TrainingState(model, trained, average, optimizers, peaks, processes)
+        return TrainingState(model, trained, average, optimizers, peaks, processes, reference=reference)
 
     def step(self, state: TrainingState, job: Job, num_steps: int) -> Tensor:
         """One optimizer step on `state`, whose count of steps is the caller's to raise; returns the gradient norm."""
         key, processes = rng.Key(job.seed).fold("train").at(state.step), state.processes
-        nets = Nets(state.trained, cast(Denoiser, state.average), local=cast(Denoiser, state.model))
+        nets = state.nets
         # the denominator, and a number that is finite where all losses are
         totals = torch.zeros(2, dtype=torch.float64, device=job.device)
-        for micro in range(self.accumulation):
-            part = processes.rank * self.accumulation + micro
-            ids = step_ids(state.step, self.batch_size, part, self.accumulation * processes.count)
-            batch = job.source.examples(ids, job.device).to(job.device)
+        for micro, batch in enumerate(self._batches(state, job, nets)):
             with unsynced(state.trained) if micro + 1 < self.accumulation else nullcontext():
                 with self._autocast(job.device):
                     loss = job.objective(nets, batch, key, state.step)
@@ -299,6 +271,18 @@ class Trainer:
         update_average(state.average, state.model, self.ema, state.step)
         state.health.append(totals[1] + norm)
         return norm
+
+    def _batches(self, state: TrainingState, job: Job, nets: Nets) -> Iterator[Batch | Experience]:
+        """The micro-batches of this process at a step; where a round begins, its rollouts are made first."""
+        rounds, step = job.rounds, state.step
+        if rounds is None:
+            return of_examples(job.source, step, (self.batch_size, self.accumulation), state.processes, job.device)
+        number = step // rounds.num_steps
+        if state.round is None or state.round.number != number:
+            with self._autocast(job.device):
+                state.round = rounds.collect(nets, number, self.batch_size, job.device, state.processes)
+            state.meter.add_sums(state.round.sums)
+        return of_rollouts(rounds, state.round, step, self.accumulation, job.device)
 
     def _scale_gradients(self, model: nn.Module, denominator: Tensor | float) -> Tensor:
         """Divides the summed gradients by the global denominator and clips them, in one pass over the weights."""

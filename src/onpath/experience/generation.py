@@ -1,0 +1,137 @@
+"""Rollouts of prompts by the ordinary sampling loop, kept with all that a loss must know of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from onpath import rng
+from onpath.data.source import ActionSource, Source, TextSource
+from onpath.objectives.policy_gradient import PolicyGradient
+from onpath.processes.masking import reveal_chance
+from onpath.rollouts import evaluating
+from onpath.sampling.counts import AncestralCount
+from onpath.sampling.loop import Knobs, walk
+from onpath.sampling.states import TokenState
+from onpath.types import Batch, Denoiser, Experience
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Finished rollouts, not judged yet: the advantages of `experience` are 0.
+
+    prompts, completions: as people read them. completion_ids: tokens up to the end token. columns: what else a reward
+    is told. num_forwards: rows that went through the network. seconds: that this took.
+    """
+
+    experience: Experience
+    prompts: list[str]
+    completions: list[str]
+    completion_ids: list[list[int]]
+    columns: Mapping[str, Sequence[Any]]
+    num_forwards: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Makes rollouts by the sampler, grid and process of a policy, of the prompts of a source.
+
+    batch_size: rollouts that go through the network together, 0 for all. lockstep: each of them in every step.
+    """
+
+    policy: PolicyGradient
+    source: Source
+    batch_size: int = 0
+    lockstep: bool = False
+
+    def rollouts(
+        self,
+        denoiser: Denoiser,
+        ids: Int64[Tensor, "N"],
+        examples: Int64[Tensor, "N"],
+        key: rng.Key,
+        device: torch.device,
+    ) -> Rollouts:
+        """Rollouts numbered `ids`, which key their draws, of the prompts `examples`; evaluation mode, no gradient."""
+        begun, size = time.perf_counter(), self.batch_size or len(ids)
+        parts = []
+        with evaluating(denoiser):
+            for first in range(0, len(ids), size):
+                part = slice(first, first + size)
+                request = replace(self.source.prompts(examples[part]), ids=ids[part])
+                parts.append(self._walked(denoiser, request, key, device))
+        whole = self.source.prompts(examples)
+        state = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        times = self.policy.grid.times(self.policy.process.schedule)
+        nothing = torch.zeros(len(ids))
+        experience = Experience(
+            batch=replace(whole, x=state["tokens"], ids=ids),
+            tokens=state["tokens"],
+            revealed_at=state["revealed_at"],
+            num_steps=len(times) - 1,
+            log_prob=state["log_prob"],
+            advantage=nothing,
+            peers=nothing[:, None],
+            reward=nothing,
+            chance=self._chance(times),
+            proposed=state.get("proposed"),
+        )
+        num_forwards = int(state["num_forwards"].sum())
+        seconds = time.perf_counter() - begun
+        return Rollouts(
+            experience, *self._texts(experience), self._columns(experience, examples), num_forwards, seconds
+        )
+
+    def _walked(self, denoiser: Denoiser, batch: Batch, key: rng.Key, device: torch.device) -> dict[str, Tensor]:
+        """What is kept of the walk of a batch, on the CPU."""
+        policy, steps, state = self.policy, [], None
+        knobs = Knobs(lockstep=self.lockstep)
+        for state in walk(denoiser, policy.process, policy.walker, policy.grid, batch.to(device), key, knobs):
+            if policy.estimator.keeps_proposals:
+                steps.append(state.proposed)
+        assert isinstance(state, TokenState)
+        kept = {"tokens": state.x, "revealed_at": state.revealed_at, "log_prob": state.log_prob}
+        if steps:
+            num_steps = len(policy.grid.times(policy.process.schedule)) - 1
+            steps += [state.proposed] * (num_steps + 1 - len(steps))  # of a walk that ended early
+            kept["proposed"] = torch.stack(steps[1:], dim=1)
+        return {**{name: value.cpu() for name, value in kept.items()}, "num_forwards": state.num_forwards}
+
+    def _chance(self, times: Sequence[float]) -> Float[Tensor, "K"] | None:
+        """With which each step reveals a masked position, where it goes by coins."""
+        if not isinstance(self.policy.walker.count, AncestralCount):
+            return None
+        ratio = self.policy.process.schedule.mask_ratio(torch.tensor(times, dtype=torch.float64))
+        return reveal_chance(ratio[:-1], ratio[1:]).float()
+
+    def _texts(self, experience: Experience) -> tuple[list[str], list[str], list[list[int]]]:
+        """Prompts and completions as text, completions as token ids up to their end."""
+        padding, mask_id, end_id = experience.batch.padding, self.policy.process.mask_id, self.source.end_id
+        kept = torch.ones_like(experience.free) if padding is None else ~padding
+        shown = torch.where(experience.free, mask_id, experience.tokens)
+        prompts = [self.words(row) for row in _picked(shown, kept)]
+        ids = [
+            row[: row.index(end_id)] if end_id in row else row for row in _picked(experience.tokens, experience.free)
+        ]
+        return prompts, [self.words(row) for row in ids], ids
+
+    def _columns(self, experience: Experience, examples: Int64[Tensor, "N"]) -> Mapping[str, Sequence[Any]]:
+        return {"canvas": [self.words(row) for row in experience.tokens.tolist()], **self.source.columns(examples)}
+
+    def words(self, tokens: Sequence[int]) -> str:
+        """Tokens as people read them."""
+        assert isinstance(self.source, TextSource | ActionSource)
+        return self.source.words(tokens)
+
+
+def _picked(tokens: Int64[Tensor, "N L"], kept: Bool[Tensor, "N L"]) -> list[list[int]]:
+    """The kept tokens of each row."""
+    sizes = kept.sum(1).tolist()
+    return [part.tolist() for part in tokens[kept].split(sizes)]

@@ -1,0 +1,189 @@
+"""Where policy optimisation has its batches from: rounds of prompts, groups of rollouts, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from onpath import rng
+from onpath.data.source import Source
+from onpath.experience.generation import Generator, Rollouts
+from onpath.experience.settings import GroupRollouts
+from onpath.objectives.policy_gradient import PolicyGradient
+from onpath.rewards.scoring import Scores, score
+from onpath.rollouts import evaluating
+from onpath.types import Denoiser, Experience, Nets
+
+T = TypeVar("T")
+Sums = Mapping[str, tuple[float, float]]
+
+
+class Peers(Protocol):
+    """The processes that make a round together: which one this is, and what all of them have."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def gather(self, value: T) -> list[T]: ...
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of rollouts with rewards, as one process holds it.
+
+    number: of the round. experience: its rollouts, batch after batch. sums: figures as (sum, count). completions: what
+    is kept to be read.
+    """
+
+    number: int
+    experience: Experience
+    sums: Sums = field(default_factory=dict)
+    completions: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Makes the rounds of a run: of its prompts, by its policy.
+
+    Every draw depends on the seed, the round and the number of the rollout, and on nothing else. lockstep: whether all
+    processes go through the network together, as they must where each holds a shard of it.
+    """
+
+    settings: GroupRollouts
+    policy: PolicyGradient
+    source: Source
+    seed: int = 0
+    lockstep: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a round."""
+        return self.settings.steps_per_round * self.settings.num_iterations
+
+    @property
+    def generator(self) -> Generator:
+        return Generator(self.policy, self.source, self.settings.rollout_batch_size, self.lockstep)
+
+    def collect(self, nets: Nets, number: int, batch_size: int, device: torch.device, peers: Peers) -> Round:
+        """Round `number` by the current weights: rollouts, rewards, advantages within each group.
+
+        batch_size: rollouts of an optimizer step over all processes, of which each holds the part of its rank.
+        ValueError that names the reward where one fails.
+        """
+        settings, size = self.settings, batch_size // peers.count
+        own = torch.arange(settings.steps_per_round)[:, None] * batch_size + peers.rank * size + torch.arange(size)
+        place = own.flatten()
+        ids = number * settings.steps_per_round * batch_size + place
+        key = rng.Key(self.seed, "experience")
+        rollouts = self.generator.rollouts(nets.current, ids, ids // settings.num_generations, key, device)
+        scores = self.judged(rollouts)
+        # groups may be spread over processes, so that all of them must know all rewards
+        reward = torch.stack(peers.gather(scores.total.view(own.shape)), dim=1).flatten()
+        advantage = settings.advantages(reward)
+        experience = replace(
+            rollouts.experience,
+            advantage=advantage.flatten()[place],
+            peers=advantage[place // settings.num_generations],
+            reward=scores.total,
+            round=number,
+            num_iterations=settings.num_iterations,
+        )
+        if settings.reuses:
+            experience = replace(experience, old=self._old(nets.current, experience, size, device))
+        groups = reward.view(-1, settings.num_generations)
+        spread = {
+            "reward_std": (float(groups.std(1).mean()), 1.0),
+            "frac_reward_zero_std": (float((groups.std(1) < 1e-8).float().mean()), 1.0),
+        }
+        return Round(number, experience, {**self._sums(rollouts, scores), **spread}, self._kept(rollouts, scores))
+
+    def part(self, held: Round, step: int, micro: int, accumulation: int) -> Experience:
+        """The rollouts of micro-batch `micro` of an optimizer step, of those that this process holds."""
+        iteration, batch = divmod(step % self.num_steps, self.settings.steps_per_round)
+        size = len(held.experience.tokens) // (self.settings.steps_per_round * accumulation)
+        first = (batch * accumulation + micro) * size
+        return replace(held.experience.rows(slice(first, first + size)), iteration=iteration)
+
+    def scored(self, denoiser: Denoiser, ids: Int64[Tensor, "N"], key: rng.Key, device: torch.device) -> Sums:
+        """Figures of one rollout of each of the prompts `ids`."""
+        rollouts = self.generator.rollouts(denoiser, ids, ids, key, device)
+        return self._sums(rollouts, self.judged(rollouts))
+
+    def judged(self, rollouts: Rollouts) -> Scores:
+        """What the rewards say of rollouts."""
+        settings, tokens = self.settings, rollouts.experience.tokens
+        given = (rollouts.prompts, rollouts.completions, rollouts.completion_ids, rollouts.columns)
+        found = score(settings.rewards, settings.weights, *given, settings.time_limit_s)
+        end_id = self.source.end_id
+        if not settings.mask_truncated_completions or end_id is None:
+            return found
+        ended = ((tokens == end_id) & rollouts.experience.free).any(1)
+        return replace(found, total=found.total * ended)
+
+    def _old(self, denoiser: Denoiser, experience: Experience, size: int, device: torch.device) -> Tensor:
+        """(N, I, C, L): what the policy reads in each pass, by the weights that made the rollouts."""
+        passes = []
+        for iteration in range(self.settings.num_iterations):
+            parts = []
+            with evaluating(denoiser):
+                for first in range(0, len(experience.tokens), size):
+                    part = replace(experience.rows(slice(first, first + size)), iteration=iteration)
+                    parts.append(self.policy.old_scores(denoiser, part.to(device), rng.Key(self.seed)))
+            passes.append(_stacked(parts))
+        copies = max(one.shape[1] for one in passes)
+        return torch.stack([_widened(one, copies) for one in passes], dim=1)
+
+    def _sums(self, rollouts: Rollouts, scores: Scores) -> dict[str, tuple[float, float]]:
+        experience, count = rollouts.experience, float(len(scores.total))
+        lengths = torch.tensor([len(ids) for ids in rollouts.completion_ids]).float()
+        sums = {
+            "reward": (float(scores.total.sum()), count),
+            "completions/mean_length": (float(lengths.sum()), count),
+            "rollout_forwards": (float(rollouts.num_forwards), count),
+            "rollout_seconds": (rollouts.seconds, 1.0),
+            "logp/traj": (float(experience.log_prob.sum()), count),
+        }
+        if self.source.end_id is not None:
+            cut = (lengths == experience.free.sum(1)).sum()
+            sums["completions/clipped_ratio"] = (float(cut), count)
+        for name, values in scores.by_name.items():
+            said = values[~values.isnan()]
+            sums[f"rewards/{name}/mean"] = (float(said.sum()), float(len(said)))
+        return sums
+
+    def _kept(self, rollouts: Rollouts, scores: Scores) -> tuple[Mapping[str, Any], ...]:
+        """The first completions of the round, with all that a reader wants to know of each."""
+        experience = rollouts.experience
+        return tuple(
+            {
+                "prompt": rollouts.prompts[row],
+                "completion": rollouts.completions[row],
+                "reward": float(scores.total[row]),
+                "rewards": {name: _number(values[row]) for name, values in scores.by_name.items()},
+                "tokens": experience.tokens[row].tolist(),
+                "revealed_at": experience.revealed_at[row].tolist(),
+            }
+            for row in range(min(self.settings.log_completions, len(scores.total)))
+        )
+
+
+def _stacked(parts: list[Float[Tensor, "N C L"]]) -> Float[Tensor, "M C L"]:
+    copies = max(part.shape[1] for part in parts)
+    return torch.cat([_widened(part, copies) for part in parts])
+
+
+def _widened(part: Float[Tensor, "N C L"], copies: int) -> Tensor:
+    """With copies of 0 behind, so that there are so many."""
+    return torch.nn.functional.pad(part, (0, 0, 0, copies - part.shape[1]))
+
+
+def _number(value: Tensor) -> float | None:
+    return None if bool(value.isnan()) else float(value)
