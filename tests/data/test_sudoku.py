@@ -116,6 +116,14 @@ def test_splits_share_no_grid(source: Sudoku) -> None:
         assert [len(grids) for grids in seen] == [len(part.orbits) for part in parts]
 
 
+def test_a_group_of_one_puzzle_is_made_once_and_is_the_same() -> None:
+    source = Sudoku(side=6)
+    ids = torch.tensor([9, 3, 9, 9, 0, 3])
+    batch, one_by_one = source.examples(ids), [source.examples(ids[row : row + 1]) for row in range(6)]
+    assert torch.equal(batch.x, torch.cat([one.x for one in one_by_one]))
+    assert torch.equal(batch.free(), torch.cat([one.free() for one in one_by_one]))
+
+
 def test_seeds_differ_and_columns_tell_the_puzzle() -> None:
     source, other = Sudoku(), Sudoku(seed=1)
     assert not torch.equal(source.orbits, other.orbits)

@@ -129,6 +129,7 @@ class CountdownPuzzles(Puzzles):
     def _problems(self, ids: Int64[Tensor, "B"]) -> _Problems:
         """For each id the first of its draws that is a problem of this split."""
         key = Key(self.seed, f"countdown/{self.split}")
+        ids, copy = ids.unique(return_inverse=True)  # a group of rollouts is of one problem
         found = torch.empty(len(ids), sum(_columns(self.num_numbers)), dtype=torch.int64)
         left = torch.arange(len(ids))
         for time in range(_MOST_TIMES):
@@ -138,7 +139,7 @@ class CountdownPuzzles(Puzzles):
             found[left[some]] = drawn[some, fits[some].int().argmax(1)]
             left = left[~some]
             if not len(left):
-                return _Problems(*found.split(_columns(self.num_numbers), 1))
+                return _Problems(*found[copy].split(_columns(self.num_numbers), 1))
         raise ValueError(
             f"countdown: {len(left)} of {len(ids)} examples of the {self.split} split have found no problem in "
             f"{_ATTEMPTS[-1] * _MOST_TIMES:,} draws, so there are none or next to none; raise largest or max_target, "

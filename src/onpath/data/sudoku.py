@@ -124,7 +124,11 @@ class Sudoku(Puzzles):
             sets, first, count = _listed(self._num_blanks, self.unique)
             place = first[orbit] + (bits(key, ids) * count[orbit] >> 32)
             return (sets[place][:, None] >> torch.arange(16) & 1).bool()
-        return _tried(grid, self._num_blanks, key, ids) if self.unique else _drawn(self._num_blanks, key, ids, 1)[:, 0]
+        if not self.unique:
+            return _drawn(self._num_blanks, key, ids, 1)[:, 0]
+        different, copy = ids.unique(return_inverse=True)  # a group of rollouts is of one puzzle
+        grids = torch.empty(len(different), self.side**2, dtype=torch.int64).index_put((copy,), grid)
+        return _tried(grids, self._num_blanks, key, different)[copy]
 
     def columns(self, ids: Int64[Tensor, "B"]) -> Mapping[str, Sequence[Any]]:
         """`givens`: the cells of each puzzle, `.` at the blanks. `solution`: those of its grid."""
