@@ -100,7 +100,7 @@ class PolicyGradient(Objective):
                 "`experience` with rewards"
             )
         experience = batch
-        views = self._views(experience, key)
+        views = self.views(experience, key)
         scores = self.scores(nets.model, experience, views, None if not self.beta else nets.reference)
         log_prob, device = scores.log_prob, scores.log_prob.device
         old = log_prob.detach()
@@ -120,7 +120,7 @@ class PolicyGradient(Objective):
         metrics["entropy"] = (scores.entropy.sum(), scored)
         return Loss(loss, count, metrics)
 
-    def _views(self, experience: Experience, key: rng.Key) -> Views:
+    def views(self, experience: Experience, key: rng.Key) -> Views:
         """What this pass reads; the draws are of the round and the pass, whatever optimizer step it comes in."""
         end_id = self.walker.end_id
         own = rng.Key(key.seed, "policy").at(experience.round).fold(f"pass {experience.iteration}")
@@ -128,7 +128,7 @@ class PolicyGradient(Objective):
 
     def old_scores(self, denoiser: Denoiser, experience: Experience, key: rng.Key) -> Float[Tensor, "N C L"]:
         """Log-probabilities of a pass under the weights of the rollouts, on the CPU, for ``Experience.old``."""
-        views = self._views(experience, key)
+        views = self.views(experience, key)
         with torch.no_grad():
             return self.scores(denoiser, experience, views).log_prob.transpose(0, 1).cpu()
 
