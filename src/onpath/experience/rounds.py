@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,6 +23,7 @@ T = TypeVar("T")
 Sums = Mapping[str, tuple[float, float]]
 
 
+@runtime_checkable
 class Peers(Protocol):
     """The processes that make a round together: which one this is, and what all of them have."""
 
