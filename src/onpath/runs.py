@@ -15,6 +15,7 @@ from onpath import rng
 from onpath.build import Parts, build
 from onpath.config import RunConfig
 from onpath.data.pairs import TextPairs
+from onpath.data.prompt_sets import Prompts
 from onpath.data.prompts import Canvas, request
 from onpath.data.puzzles import Puzzles
 from onpath.data.source import ActionSource, ImageSource, TextSource
@@ -123,9 +124,11 @@ class Run:
                 "and their lengths out: such a run generates on conditions of its validation split"
             )
         num = num_samples or (1 if prompts else 4)
-        if not prompts and isinstance(source, TextPairs):
+        if not prompts and isinstance(source, TextPairs | Prompts):
             ids = torch.arange(num)
-            shown = source.at_split("validation").examples(ids)
+            shown = source.at_split("validation").prompts(ids)
+            if length is None and num_new_tokens is None:
+                return shown
             assert shown.given is not None
             framed = [x[given].tolist() for x, given in zip(shown.x, shown.given, strict=True)]
             canvas = Canvas(source.length, length, num_new_tokens)
@@ -173,12 +176,11 @@ class Run:
         return Batch(torch.zeros(num_samples, *spec.shape), torch.arange(num_samples), cond={"label": labels})
 
     def _conditions(self, num_samples: int) -> Batch:
-        """Those of the first validation examples, without their padding, which tells how long the answer is."""
+        """Those of the first validation examples."""
         source = self.parts.source.at_split("validation")
         if isinstance(source, ImageSource):
             return self.images(num_samples)
-        shown = source.examples(torch.arange(num_samples), self.parts.device)
-        return Batch.of_tokens(shown.x, shown.ids, given=shown.given, cond=shown.cond)
+        return source.prompts(torch.arange(num_samples), self.parts.device)
 
     @property
     def codec(self) -> Tokenizer | None:

@@ -217,3 +217,21 @@ def test_padding_has_no_say_in_the_loss(folder: Path) -> None:
     other = dataclasses.replace(right, x=right.x.masked_fill(right.padding, 7))
     assert loss(left) == pytest.approx(loss(right), rel=1e-6)
     assert loss(other) == loss(right)
+
+
+# --- as prompts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [{}, {"padding_side": "left"}, {"end": "fill"}, {"overflow": "cut", "length": 21}])
+def test_a_prompt_tells_nothing_of_its_response(folder: Path, fields: dict[str, Any]) -> None:
+    source, ids = pairs(folder, **fields), torch.arange(60)
+    batch, told = source.prompts(ids), source.examples(ids)
+    assert batch.padding is None and batch.given is not None and told.given is not None
+    length, responses = batch.x.shape[1], source.columns(ids)["response"]
+    for row, response in enumerate(responses):
+        prompt, size = as_text(batch.x[row][batch.given[row]]), int(batch.given[row].sum())
+        assert prompt == as_text(told.x[row][told.given[row]])
+        assert batch.given[row].tolist() == [True] * size + [False] * (length - size)
+        assert dict(PAIRS)[prompt][: length - size] == response
+    assert bool((batch.x[~batch.given] == source.codec.mask_id).all())
+    assert batch.free_counts().tolist() == (~batch.given).sum(1).tolist()

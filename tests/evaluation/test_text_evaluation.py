@@ -14,13 +14,16 @@ import torch
 from onpath import cli
 from onpath.build import build
 from onpath.config import RunConfig
+from onpath.data.source import TextSource
+from onpath.evaluation.drift import BRIEF
 from onpath.evaluation.plans import PlanEvaluation
 from onpath.evaluation.proofreading import Proofreading
 from onpath.evaluation.settings import Subject
 from onpath.evaluation.statistics import mean_interval
-from onpath.evaluation.text import TextEvaluation, likelihood, ratio_row
+from onpath.evaluation.text import TextEvaluation, likelihood, ratio_row, written
 from onpath.records import RunFolder
 from onpath.runs import load
+from onpath.types import Batch
 
 TEXT = "the cat sat on the mat and the dog sat by the cat; " * 40
 TINY: dict[str, Any] = {
@@ -142,3 +145,27 @@ def test_a_repair_keeps_texts_of_unequal_length_apart(text: Path, tmp_path: Path
     both = run.written(run.repair(["the dog sat", "cat"], threshold=0.01))
     assert [len(one["text"]) for one in both] == [11, 3]
     assert both[1]["text"] == run.written(run.repair(["on", "cat"], threshold=0.01))[1]["text"]
+
+
+def test_prompts_without_answers_have_samples_alone(text: Path) -> None:
+    rows = [{"prompt": f"the cat {n}", "answer": n} for n in range(20)]
+    (text.parent / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"kind": "prompts", "path": "asked.jsonl", "length": 24, "max_completion_length": 8, "begin": True}
+    subject = fresh(data=data)
+    found = TextEvaluation(num_samples=6, steps=(3,)).measure(subject)
+    assert {(row["set"], row["mode"]) for row in found} == {("generated", "samples@3")}
+    (trace,) = TextEvaluation(num_samples=6, steps=(3,)).traces(subject, 1)
+    assert trace.length == 24
+    with pytest.raises(ValueError, match="drift: Prompts are prompts without answers"):
+        BRIEF.measure(subject)
+    assert isinstance(subject.source, TextSource)
+    assert subject.source.tokens.tolist().count(subject.source.end_id) == 18  # the begin tokens, and no padding
+
+
+def test_a_text_ends_at_the_first_end_that_was_not_asked() -> None:
+    x = torch.tensor([[9, 1, 9, 2, 9, 3], [9, 9, 1, 4, 5, 6]])
+    given = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0]]).bool()
+    padding = torch.tensor([[0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]).bool()
+    batch = Batch.of_tokens(x, torch.arange(2), given=given, padding=padding)
+    assert [row.tolist() for row in written(batch, 9)] == [[9, 1, 9, 2], [1, 4, 5, 6]]
+    assert [row.tolist() for row in written(batch, None)] == [x[0].tolist(), [1, 4, 5, 6]]

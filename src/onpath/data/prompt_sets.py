@@ -163,6 +163,10 @@ class Prompts(TextSource):
         x = torch.where(given, text, self.codec.mask_id).masked_fill(padding, self.codec.pad_id)
         return Batch.of_tokens(x, ids, given=given, padding=padding).to(device)
 
+    def prompts(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
+        """The examples, which are prompts already; their padding tells nothing."""
+        return self.examples(ids, device)
+
     def columns(self, ids: Int64[Tensor, "B"]) -> Mapping[str, Sequence[Any]]:
         """Every other column of the file, None where a row has none."""
         rows = self._asked.row[self._rows(ids)].tolist()

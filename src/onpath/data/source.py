@@ -53,8 +53,14 @@ class Source(ABC):
         return ()
 
     def prompts(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
-        """The examples as prompts to generate from: what is to be answered is free, and `x` is not read there."""
-        return self.examples(ids, device)
+        """The examples as prompts to generate from: what is not given is free, and `x` is not read there.
+
+        Padding and the ends of documents, which tell how long an answer is, are free as well.
+        """
+        batch = self.examples(ids, device)
+        if batch.padding is None and batch.documents is None:
+            return batch
+        return Batch.of_tokens(batch.x, ids, given=batch.given, cond=batch.cond)
 
     def columns(self, ids: Int64[Tensor, "B"]) -> Mapping[str, Sequence[Any]]:
         """What a reward is told of the examples beside prompt and completion: a value for each id, by name."""
@@ -86,11 +92,6 @@ class ActionSource(Source):
             plan = plan[: plan.index(self.end_id)]
         return " ".join("LRF"[action] if action < 3 else str(action) for action in plan)
 
-    def prompts(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
-        """The examples, every position free: where a plan is shorter than the canvas, nothing tells of it."""
-        batch = self.examples(ids, device)
-        return Batch.of_tokens(batch.x, ids, cond=batch.cond)
-
     def columns(self, ids: Int64[Tensor, "B"]) -> Mapping[str, Sequence[Any]]:
         """`task`: the condition `image` from which each plan sets out, (W, H, 3), where there is one."""
         different, which = torch.unique(ids, return_inverse=True)
@@ -118,7 +119,8 @@ class TextSource(Source):
         """The tokens of this split one after the other, padding left out; of many examples the first 4,096."""
         ids = torch.arange(min(self.num_examples or _MOST_EXAMPLES, _MOST_EXAMPLES))
         batch = self.examples(ids)
-        return batch.x.flatten() if batch.padding is None else batch.x[~batch.padding]
+        told = torch.ones_like(batch.x, dtype=torch.bool) if self.has_answers else ~batch.free()
+        return batch.x[told if batch.padding is None else told & ~batch.padding]
 
     def framed(self, prompt: str) -> list[int]:
         """The tokens of a prompt as it stands before an answer in training, [MASK] where it leaves positions free."""

@@ -63,6 +63,11 @@ def check_all(
         raise ValueError(
             f"check: {type(objective).__name__} does not mask tokens; these checks are for masked diffusion"
         )
+    if not source.has_answers:
+        raise ValueError(
+            f"check: {type(source).__name__} are prompts without answers, which nothing can be learnt from; check the "
+            "run that policy optimisation begins with"
+        )
     process = objective.process
     device = next(fresh.parameters()).device
     spec = source.spec()

@@ -103,6 +103,11 @@ class Drift:
 
     def _batches(self, subject: Subject) -> Iterator[Batch]:
         source = subject.source.at_split(self.split)
+        if not source.has_answers:
+            raise ValueError(
+                f"drift: {type(source).__name__} are prompts without answers, so there are no states of training to "
+                "compare with; measure a run on data with answers"
+            )
         size = min(self.num_examples, source.num_examples or self.num_examples)
         for ids in torch.arange(size).split(self.batch_size):
             yield source.examples(ids, subject.device).to(subject.device)

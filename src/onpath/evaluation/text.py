@@ -38,7 +38,7 @@ class TextEvaluation(Evaluation):
     denoising steps to generate in. copy_length: tokens of the runs that are looked up in the training text.
     causal: a causal language model of transformers by whose perplexity samples are scored, a folder or a hub name.
     proofreading: for a network that predicts [MASK]: wrong words found and repaired.
-    drift: of own states, measured beside it; null leaves it out.
+    drift: of own states, measured beside it; null leaves it out. Of prompts without answers only samples are measured.
     """
 
     sets: tuple[Literal["validation", "test", "train"], ...] = ("validation",)
@@ -75,18 +75,18 @@ class TextEvaluation(Evaluation):
         self.require(subject)
         grids = [(steps, subject.grid.with_steps(steps)) for steps in self.steps if self.num_samples]
         rows: list[Row] = []
-        for name in self.sets:
+        told = subject.source.has_answers
+        for name in self.sets if told else ():
             rows += likelihood(subject, name, self.num_examples, self.draws)
             if self.proofreading is not None:
                 batches = examples(subject, name, self.num_examples)
                 rows += self.proofreading.measure(subject, name, batches)
-        if grids:
+        if grids and told:
             rows += self._scored(subject, "text", self._shown(subject))
         for steps, grid in grids:
             made = replace(subject, grid=grid)
-            rows += self._scored(
-                subject, f"samples@{steps}", last(generation(made, self._request(made, self.num_samples))).x
-            )
+            end = last(generation(made, self._request(made, self.num_samples)))
+            rows += self._scored(subject, f"samples@{steps}", replace(end.batch, x=end.x))
         return rows
 
     def traces(self, subject: Subject, num: int) -> list[Trace]:
@@ -95,18 +95,16 @@ class TextEvaluation(Evaluation):
 
     def _request(self, subject: Subject, num: int) -> Batch:
         """What is asked of the sampler: the prompts of the first examples, and everything else free."""
-        shown = _text_source(subject).at_split(self.sets[0]).examples(torch.arange(num))
-        # without its padding, which tells how long the answer is
-        return Batch.of_tokens(shown.x, shown.ids, given=shown.given)
+        return _text_source(subject).at_split(self.sets[0]).prompts(torch.arange(num))
 
-    def _shown(self, subject: Subject) -> Tensor:
+    def _shown(self, subject: Subject) -> Batch:
         """As many held-out texts as samples, which they are to be compared with."""
-        return _text_source(subject).at_split(self.sets[0]).examples(torch.arange(self.num_samples)).x
+        return _text_source(subject).at_split(self.sets[0]).examples(torch.arange(self.num_samples))
 
-    def _scored(self, subject: Subject, mode: str, x: Tensor) -> list[Row]:
+    def _scored(self, subject: Subject, mode: str, batch: Batch) -> list[Row]:
         source = _text_source(subject)
         training = cast(TextSource, source.at_split("train")).tokens
-        texts = [_ended(tokens, source.end_id) for tokens in x.cpu()]
+        texts = written(batch, source.end_id)
         set_name = self.sets[0] if mode == "text" else "generated"
         rows = text_rows(set_name, mode, texts, training, self.copy_length)
         if self.causal is not None:
@@ -172,10 +170,15 @@ def _text_source(subject: Subject) -> TextSource:
     return source_of(subject, TextSource, "text")
 
 
-def _ended(tokens: Int64[Tensor, "L"], end_id: int | None) -> Int64[Tensor, "T"]:
-    """The tokens before the first end token."""
-    ends = (tokens == end_id).nonzero() if end_id is not None else tokens[:0, None]
-    return tokens[: int(ends[0])] if len(ends) else tokens
+def written(batch: Batch, end_id: int | None) -> list[Int64[Tensor, "T"]]:
+    """The tokens of each row up to the first end that is not part of a prompt, without padding."""
+    batch = batch.to("cpu")
+    kept = torch.ones_like(batch.x, dtype=torch.bool)
+    if end_id is not None:
+        kept &= ((batch.x == end_id) & batch.free()).cumsum(1) == 0
+    if batch.padding is not None:
+        kept &= ~batch.padding
+    return [row[keep] for row, keep in zip(batch.x, kept, strict=True)]
 
 
 def _trace(states: list[TokenState], row: int, source: TextSource, mode: str) -> Trace:
