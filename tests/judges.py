@@ -18,6 +18,15 @@ def shortness(completions: list[str], **columns: Any) -> list[float]:
     return [-float(len(completion)) for completion in completions]
 
 
+def ones(completions: list[str], **columns: Any) -> list[float]:
+    """The share of 1 among what is said."""
+    return [completion.count("1") / max(len(completion), 1) for completion in completions]
+
+
+def alike(completions: list[str], **columns: Any) -> list[float]:
+    return [0.5] * len(completions)
+
+
 def seen(**given: Any) -> list[float]:
     """1 where the call is the one that TRL makes."""
     lists = all(len(values) == len(given["completions"]) for values in given.values())
