@@ -30,9 +30,13 @@ from onpath.models.transformer import TokenTransformer
 from onpath.models.unet import ImageUNet
 from onpath.objectives.base import Objective
 from onpath.objectives.denoising import Denoising
+from onpath.objectives.estimators import Estimator
+from onpath.objectives.mask_estimators import Coupled, OneStep, Sandwiched, SequenceELBO, UniformTime, Weighted
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
+from onpath.objectives.policy_gradient import PolicyGradient
+from onpath.objectives.trajectory_estimators import Trace, Trajectory, TrajectoryNELBOEstimator
 from onpath.objectives.weighting import (
     LogitNormalTimes,
     LossWeight,
@@ -220,6 +224,28 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "masking penalties": partial(MaskingPenalties, num_words=5),
     "masking penalties, smooth": partial(MaskingPenalties, num_words=5, weights="smooth", floor=0.1),
     "masked cross-entropy, coins": partial(MaskedCrossEntropy, exact=False, low=LinearRamp(0.2, 0.0, 10)),
+}
+
+# objectives of rollouts with rewards by name, and what they read of a rollout
+POLICIES: dict[str, Callable[..., Objective]] = {
+    "policy gradient": PolicyGradient,
+    "policy gradient, path KL": partial(PolicyGradient, estimator=Trajectory(), beta=0.1),
+    "policy gradient, k3": partial(PolicyGradient, beta=0.1, kl="k3", epsilon_high=0.3),
+}
+ESTIMATORS: dict[str, Estimator] = {
+    "traj": Trajectory(),
+    "traj, one step": Trajectory(trajectory_samples=1),
+    "traj_nelbo": TrajectoryNELBOEstimator(trajectory_samples=0),
+    "traj_nelbo, sequence": TrajectoryNELBOEstimator(trajectory_samples=1, level="sequence", p_mask_prompt=0.3),
+    "diffu": OneStep(p_mask_prompt=0.3),
+    "diffu, by chance": OneStep(masking="probability", p_mask=0.5),
+    "uni": UniformTime(),
+    "coupled": Coupled(),
+    "coupled, reference": Coupled(weights="reference"),
+    "espo": SequenceELBO(),
+    "trace": Trace(merge=2),
+    "spg": Sandwiched(),
+    "wd1": Weighted(),
 }
 
 # sources by name; a file is written under its path by the tests that read it

@@ -38,6 +38,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "TrajectoryFile": {"path": "demonstrations.npz"},
     "TextFile": {"path": "text.txt"},
     "TextPairs": {"path": "pairs.jsonl"},
+    "Prompts": {"path": "prompts.jsonl"},
     "FunctionReward": {"function": "judges:shortness"},
     "HubText": {"name": "texts"},
     **{name: {"path": "images"} for name in ("MNIST", "FashionMNIST", "Cifar10")},

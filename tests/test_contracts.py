@@ -26,6 +26,7 @@ from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.data.trajectory_files import save
 from onpath.models.from_diffusers import Diffusers
 from onpath.objectives.base import Objective
+from onpath.objectives.estimators import Estimator
 from onpath.objectives.weighting import LossWeight, TimeDensity
 from onpath.processes.base import Process
 from onpath.processes.gaussian import Gaussian
@@ -43,12 +44,14 @@ from onpath.types import Batch, Loss, Nets, Spec
 from tables import (
     COUNTS,
     DENOISERS,
+    ESTIMATORS,
     GRIDS,
     IMAGE_DENOISERS,
     IMAGE_OBJECTIVES,
     LOSS_WEIGHTS,
     OBJECTIVES,
     OPTIMIZERS,
+    POLICIES,
     PROCESSES,
     RAMPS,
     REMASKS,
@@ -80,7 +83,9 @@ KINDS: dict[type, dict[str, Any]] = {
     Objective: {
         **{name: make(PROCESS) for name, make in OBJECTIVES.items()},
         **{name: make(Gaussian(LinearSchedule())) for name, make in IMAGE_OBJECTIVES.items()},
+        **{name: make(PROCESS) for name, make in POLICIES.items()},
     },
+    Estimator: ESTIMATORS,
     Source: SOURCES,
     Tokenizer: TOKENIZERS,
     OptimizerConfig: OPTIMIZERS,

@@ -174,7 +174,7 @@ def _rounds(config: RunConfig, states: Mapping[str, Any], trainer: Trainer) -> R
     """Where rollouts with rewards come from; None where examples are trained on."""
     policy = states["objective"]
     if config.experience is None or not isinstance(policy, PolicyGradient):
-        require_experience(config, policy)
+        require_experience(config, policy, states["source"])
         return None
     settings = cast(GroupRollouts, config.experience.make())
     require_rounds(settings, trainer, states["source"])

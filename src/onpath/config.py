@@ -24,7 +24,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from onpath.data.source import Source
 from onpath.kinds import FAMILIES, RunSections, brought_by, defaults_of, wired_into
 from onpath.overrides import override, read_yaml
-from onpath.wording import example, joined, literals, near, unknown, words
+from onpath.wording import example, is_coerced, joined, literals, near, unknown, words
 
 _STRICT = ConfigDict(allow_inf_nan=False)
 
@@ -256,7 +256,7 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
     leaf: Any = typing.Union[tuple(leaves)]  # noqa: UP007  (built at run time)
     try:
         parsed = _adapter(leaf).validate_python(value)
-        reason = "(nothing is converted to or from text or true)" if _is_coerced(value, parsed) else ""
+        reason = "(nothing is converted to or from text or true)" if is_coerced(value, parsed) else ""
     except ValidationError as error:
         detail = error.errors()[0]
         parsed, reason = None, f"({detail['msg'].lower()}){near(detail['input'], literals(hint))}"
@@ -274,15 +274,6 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
 @cache
 def _adapter(hint: Any) -> TypeAdapter:
     return TypeAdapter(hint, config=_STRICT)
-
-
-def _is_coerced(given: Any, parsed: Any) -> bool:
-    """Whether a text or a truth value was taken for a number, or a number for a truth value."""
-    if isinstance(parsed, list | tuple) and isinstance(given, list | tuple):
-        return any(map(_is_coerced, given, parsed))
-    if isinstance(parsed, bool) or isinstance(given, bool):
-        return type(given) is not type(parsed)
-    return isinstance(parsed, int | float) and not isinstance(given, int | float)
 
 
 def _parse_part(family: type, value: Any, path: str) -> Part:

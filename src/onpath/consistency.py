@@ -175,8 +175,8 @@ def require_rollouts(objective: Objective, trainer: Trainer) -> None:
         )
 
 
-def require_experience(config: RunConfig, objective: Objective) -> None:
-    """ValueError where rollouts are made and not trained on, or the other way round."""
+def require_experience(config: RunConfig, objective: Objective, source: Source) -> None:
+    """ValueError where rollouts are made and not trained on, or the other way round, or there is nothing to learn."""
     if config.experience is not None and not isinstance(objective, PolicyGradient):
         raise ValueError(
             f"config: there is a section experience, but objective {config.objective.kind} is trained on examples; set "
@@ -186,6 +186,11 @@ def require_experience(config: RunConfig, objective: Objective) -> None:
         raise ValueError(
             "config: objective policy_gradient is trained on rollouts with rewards, and there is no section "
             "experience; give it one, like experience.rewards=[sudoku_solved]"
+        )
+    if not source.has_answers:
+        raise ValueError(
+            f"config: data {config.data.kind} are prompts without answers, which objective {config.objective.kind} "
+            "cannot learn from; set objective.kind=policy_gradient with a section experience, or take data with answers"
         )
 
 

@@ -75,3 +75,12 @@ def joined(path: str, name: Any) -> str:
     ('training.steps', 'seed')
     """
     return f"{path}.{name}" if path else str(name)
+
+
+def is_coerced(given: Any, parsed: Any) -> bool:
+    """Whether a text or a truth value was taken for a number, or a number for a truth value."""
+    if isinstance(parsed, list | tuple) and isinstance(given, list | tuple):
+        return any(map(is_coerced, given, parsed))
+    if isinstance(parsed, bool) or isinstance(given, bool):
+        return type(given) is not type(parsed)
+    return isinstance(parsed, int | float) and not isinstance(given, int | float)
