@@ -139,6 +139,8 @@ def build(config: RunConfig, spec: DataSpec | None = None) -> Parts:
     if config.start is not None and spec is None:
         begin_with(model, Path(config.start))
     if spec is None:
+        if parts.rounds is not None:
+            require_rounds(parts.rounds.settings, trainer, parts.source, parts.rounds.policy)
         require_training(trainer, parts.source, model)
         require_ramps(parts.objective, trainer.num_steps(parts.source))
         require_rollouts(parts.objective, trainer)
@@ -177,7 +179,6 @@ def _rounds(config: RunConfig, states: Mapping[str, Any], trainer: Trainer) -> R
         require_experience(config, policy, states["source"])
         return None
     settings = cast(GroupRollouts, config.experience.make())
-    require_rounds(settings, trainer, states["source"])
     lockstep = trainer.parallel == "fsdp"
     return Rounds(settings, policy, states["source"], config.seed, lockstep)
 

@@ -194,7 +194,7 @@ def require_experience(config: RunConfig, objective: Objective, source: Source) 
         )
 
 
-def require_rounds(settings: GroupRollouts, trainer: Trainer, source: Source) -> None:
+def require_rounds(settings: GroupRollouts, trainer: Trainer, source: Source, policy: PolicyGradient) -> None:
     """ValueError where rounds of rollouts cannot be cut into the batches of the training, or judged."""
     if trainer.epochs:
         raise ValueError(
@@ -206,10 +206,29 @@ def require_rounds(settings: GroupRollouts, trainer: Trainer, source: Source) ->
             f"config: training.batch_size is {trainer.batch_size} rollouts, and experience.num_generations is "
             f"{settings.num_generations}; a batch holds whole groups, so batch_size must be a multiple of it"
         )
+    if settings.reuses and not policy.estimator.has_ratio:
+        name = "num_iterations" if settings.num_iterations > 1 else "steps_per_round"
+        raise ValueError(
+            f"config: experience.{name} is {getattr(settings, name)}, but objective.estimator "
+            f"{type(policy.estimator).__name__} has no ratio to the weights that made the rollouts, so it can train on "
+            f"them once alone; allowed is 1; set experience.{name}=1, or take the estimator diffu or traj"
+        )
+    if settings.mask_truncated_completions and source.end_id is None:
+        raise ValueError(
+            f"config: experience.mask_truncated_completions is true, but data {type(source).__name__} have no end "
+            "token, so no completion is cut short; allowed is false; leave it out"
+        )
     if not isinstance(source, TextSource | ActionSource):
         raise ValueError(
             f"config: data are {type(source).__name__}, and rewards judge text and actions; choose other data"
         )
+    names = [reward.name for reward in settings.rewards]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"config: experience.rewards names {name} {names.count(name)} times; each is needed once alone, as "
+                "metrics go by these names; remove one, or rename a function of your own"
+            )
     for reward in settings.rewards:
         reward.check()
         missing = [name for name in reward.required_columns if name not in (*source.columns(torch.arange(1)), "canvas")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -25,7 +25,10 @@ Sums = Mapping[str, tuple[float, float]]
 
 @runtime_checkable
 class Peers(Protocol):
-    """The processes that make a round together: which one this is, and what all of them have."""
+    """The processes that make a round together: which one this is, and what all of them have.
+
+    each: what an action gives in every process, by rank; where it fails in one, it fails in all.
+    """
 
     @property
     def rank(self) -> int: ...
@@ -33,7 +36,7 @@ class Peers(Protocol):
     @property
     def count(self) -> int: ...
 
-    def gather(self, value: T) -> list[T]: ...
+    def each(self, action: Callable[[], T]) -> list[T]: ...
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,13 @@ class Rounds:
     def generator(self) -> Generator:
         return Generator(self.policy, self.source, self.settings.rollout_batch_size, self.lockstep)
 
-    def collect(self, nets: Nets, number: int, batch_size: int, device: torch.device, peers: Peers) -> Round:
+    def collect(
+        self, nets: Nets, number: int, batch_size: int, device: torch.device, peers: Peers, accumulation: int = 1
+    ) -> Round:
         """Round `number` by the current weights: rollouts, rewards, advantages within each group.
 
-        batch_size: rollouts of an optimizer step over all processes, of which each holds the part of its rank.
+        batch_size: rollouts of an optimizer step over all processes, of which each holds the part of its rank, and goes
+        through it in `accumulation` pieces.
         ValueError that names the reward where one fails.
         """
         settings, size = self.settings, batch_size // peers.count
@@ -85,9 +91,10 @@ class Rounds:
         ids = number * settings.steps_per_round * batch_size + place
         key = rng.Key(self.seed, "experience")
         rollouts = self.generator.rollouts(nets.current, ids, ids // settings.num_generations, key, device)
-        scores = self.judged(rollouts)
         # groups may be spread over processes, so that all of them must know all rewards
-        reward = torch.stack(peers.gather(scores.total.view(own.shape)), dim=1).flatten()
+        found = peers.each(lambda: self.judged(rollouts))
+        scores = found[peers.rank]
+        reward = torch.stack([one.total.view(own.shape) for one in found], dim=1).flatten()
         advantage = settings.advantages(reward)
         experience = replace(
             rollouts.experience,
@@ -98,11 +105,11 @@ class Rounds:
             num_iterations=settings.num_iterations,
         )
         if settings.reuses:
-            experience = replace(experience, old=self._old(nets.current, experience, size, device))
+            experience = replace(experience, old=self._old(nets.current, experience, size // accumulation, device))
         groups = reward.view(-1, settings.num_generations)
         spread = {
             "reward_std": (float(groups.std(1).mean()), 1.0),
-            "frac_reward_zero_std": (float((groups.std(1) < 1e-8).float().mean()), 1.0),
+            "frac_reward_zero_std": (float((groups.amax(1) == groups.amin(1)).float().mean()), 1.0),
         }
         return Round(number, experience, {**self._sums(rollouts, scores), **spread}, self._kept(rollouts, scores))
 
@@ -113,10 +120,12 @@ class Rounds:
         first = (batch * accumulation + micro) * size
         return replace(held.experience.rows(slice(first, first + size)), iteration=iteration)
 
-    def scored(self, denoiser: Denoiser, ids: Int64[Tensor, "N"], key: rng.Key, device: torch.device) -> Sums:
-        """Figures of one rollout of each of the prompts `ids`."""
+    def scored(
+        self, denoiser: Denoiser, ids: Int64[Tensor, "N"], key: rng.Key, device: torch.device, peers: Peers
+    ) -> Sums:
+        """Figures of one rollout of each of the prompts `ids`, those of this process."""
         rollouts = self.generator.rollouts(denoiser, ids, ids, key, device)
-        return self._sums(rollouts, self.judged(rollouts))
+        return self._sums(rollouts, peers.each(lambda: self.judged(rollouts))[peers.rank])
 
     def judged(self, rollouts: Rollouts) -> Scores:
         """What the rewards say of rollouts."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,10 +54,17 @@ class GroupRollouts:
         for name in ("rollout_batch_size", "log_completions"):
             if getattr(self, name) < 0:
                 raise ValueError(f"experience: {name} is {getattr(self, name)}; it must be 0 or more")
+        if not self.time_limit_s > 0:
+            raise ValueError(f"experience: time_limit_s is {self.time_limit_s}; seconds above 0 are needed")
         if self.reward_weights and len(self.reward_weights) != len(self.rewards):
             raise ValueError(
                 f"experience: there are {len(self.rewards)} rewards and {len(self.reward_weights)} reward_weights; "
                 "give a weight for each, or none"
+            )
+        if not all(map(math.isfinite, self.weights)) or not any(self.weights):
+            raise ValueError(
+                f"experience: reward_weights are {list(self.weights)}; allowed are finite numbers that are not all 0; "
+                "leave reward_weights out for 1 each"
             )
 
     @property
@@ -68,12 +77,14 @@ class GroupRollouts:
         return self.steps_per_round * self.num_iterations > 1
 
     def advantages(self, reward: Float[Tensor, "N"]) -> Float[Tensor, "P G"]:
-        """What each rollout is better than its group, G rollouts of a prompt standing together."""
+        """What each rollout is better than its group, G rollouts of a prompt standing together; exactly 0 where all of
+        them have the same reward."""
         groups = reward.view(-1, self.num_generations)
         others = groups.mean(1, keepdim=True)
         if self.baseline == "leave_one_out":
             others = (groups.sum(1, keepdim=True) - groups) / (self.num_generations - 1)
-        gain = groups - others
+        differs = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
+        gain = torch.where(differs, groups - others, 0.0)  # the mean of equal numbers may be off by a rounding
         if self.scale_rewards == "group":
             return gain / (groups.std(1, keepdim=True) + _TINY)
         return gain / (reward.std() + _TINY) if self.scale_rewards == "batch" else gain

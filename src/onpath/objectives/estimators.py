@@ -47,10 +47,12 @@ class Views:
 class Estimator(ABC):
     """How the policy gradient of a rollout is estimated.
 
-    exact: whether its expectation is the true policy gradient.
+    exact: whether its expectation is the true policy gradient. has_ratio: whether it compares the weights with those
+    that made the rollouts, without which these can be trained on once alone.
     """
 
     exact: ClassVar[bool] = False
+    has_ratio: ClassVar[bool] = True
 
     @property
     def unit(self) -> Unit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -139,6 +139,7 @@ class Sandwiched(Estimator):
     beta: float = 1.5
     omega: float = 0.5
     num_masks: int = 2
+    has_ratio: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_share("omega", self.omega)
@@ -176,6 +177,7 @@ class Weighted(Estimator):
 
     psi: float = 1.0
     p_mask_prompt: float = 0.15
+    has_ratio: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_share("p_mask_prompt", self.p_mask_prompt)

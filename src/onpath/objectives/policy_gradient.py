@@ -73,6 +73,11 @@ class PolicyGradient(Objective):
             raise ValueError(
                 f"policy gradient: kl is {self.kl}, but beta is 0, so no KL is taken; set beta, or leave it"
             )
+        if not self.estimator.has_ratio and (self.epsilon, self.epsilon_high) != (0.2, None):
+            raise ValueError(
+                f"policy gradient: epsilon is {self.epsilon} and epsilon_high {self.epsilon_high}, but the estimator "
+                f"{type(self.estimator).__name__} has no ratio that could be clipped; leave them out"
+            )
         _ = self.walker
 
     @property

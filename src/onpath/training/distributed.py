@@ -28,7 +28,7 @@ _LOST = re.compile(r"gloo|nccl|connection|broken pipe|peer|timed out", re.IGNORE
 
 
 class FailedElsewhere(ValueError):
-    """What the first process raises as well, so that one of them need say it."""
+    """What the first process raises as well, so that it alone need say it."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,24 @@ class Processes:
         box: list[Any] = [None] * self.count
         dist.all_gather_object(box, value)
         return box
+
+    def each(self, action: Callable[[], T]) -> list[T]:
+        """What `action` gives in every process, by rank; a ValueError in any of them is that of every process."""
+        if self.count == 1:
+            return [action()]
+        value: Any = None
+        failure: ValueError | None = None
+        try:
+            value = action()
+        except ValueError as error:
+            failure = error
+        found = self.gather((value, None if failure is None else str(failure)))
+        said = [message for _, message in found if message is not None]
+        if not said:
+            return [value for value, _ in found]
+        if self.rank == 0:  # which speaks
+            raise failure or ValueError(said[0])
+        raise FailedElsewhere(said[0])
 
     def shards(self, *networks: nn.Module) -> None:
         """Cuts each network into shards in place (FSDP2): every member of its `blocks`, and the rest as one unit.

@@ -78,11 +78,11 @@ class TrainingState:
             return {}
         return packed(self.round, rounds.settings.steps_per_round, self.processes)
 
-    def restore(self, folder: Path, job: Job) -> list[str]:
+    def restore(self, folder: Path, job: Job, batch_size: int) -> list[str]:
         """Goes on from the newest checkpoint in `folder` that verifies, if any; returns what to tell the user.
 
-        ValueError where it is of another schedule, network or optimizer, or where there are checkpoints and all of
-        them are damaged.
+        ValueError where it is of another schedule, network or optimizer, or in the middle of a round for other batches,
+        or where there are checkpoints and all of them are damaged.
         """
         path, skipped = self.processes.first(lambda: checkpoint.newest(folder))
         lines = [f"skipped {reason}" for reason in skipped]
@@ -103,7 +103,7 @@ class TrainingState:
         self.step, self.seconds = saved.step, saved.extra.get("seconds", 0.0)
         self.plateau = (math.inf if best is None else best, waited, scale)
         if saved.experience and job.rounds is not None:
-            self.round = unpacked(saved.experience, job.rounds.settings.steps_per_round, self.processes)
+            self.round = unpacked(saved.experience, job.rounds.settings, batch_size, self.processes)
         if self.processes.rank == 0:  # they are the sums of all processes
             self.meter = Meter({name: (total, count) for name, (total, count) in saved.extra["sums"].items()})
         return [*lines, f"resumed at step {self.step} from {path.name}"]

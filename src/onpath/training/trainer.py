@@ -152,7 +152,7 @@ class Trainer:
             processes.first(lambda: stack.enter_context(folder.locked()))
             state = self.start(job, processes)
             if resume:
-                for line in state.restore(folder.checkpoints, job):
+                for line in state.restore(folder.checkpoints, job, self.batch_size):
                     reporter.note(state.step, line)
                 if state.step > reporter.num_steps:
                     raise ValueError(
@@ -173,6 +173,7 @@ class Trainer:
         while state.step < num_steps and not stopped:
             norm = self.step(state, job, num_steps)
             state.step += 1
+            self._keep_completions(state, job, reporter)
             last, stopped = state.step == num_steps, processes.any(should_stop())
             saves = _due(self.save_every, state.step) or last or stopped
             logs, validates = (_due(every, state.step) or last for every in (self.log_every, self.validate_every))
@@ -183,7 +184,6 @@ class Trainer:
                 row = state.meter.means(processes) | self._rates(state, norm, now - since) | {"seconds": now - begun}
                 reporter.row(state.step, "train", row)
                 reporter.progress(state.step, row)
-                reporter.completions(state.step, () if state.round is None else state.round.completions)
                 state.meter, since = Meter(), now
             if validates and self.validation_examples:
                 row = self.validate(state.average, job, num_steps, processes)
@@ -194,6 +194,14 @@ class Trainer:
                 state.seconds = time.perf_counter() - begun
                 state.save(reporter.folder.checkpoints, job, self.keep, self.keep_every)
             since += time.perf_counter() - now  # the rate is that of training alone
+
+    def _keep_completions(self, state: TrainingState, job: Job, reporter: Reporter) -> None:
+        """Writes what the policy answered at the step that begins a round, where one of its steps is logged."""
+        if job.rounds is None or state.round is None or (state.step - 1) % job.rounds.num_steps:
+            return
+        steps = range(state.step, state.step + job.rounds.num_steps)
+        if reporter.num_steps in steps or any(_due(self.log_every, step) for step in steps):
+            reporter.completions(state.step, state.round.completions)
 
     def cost(self, job: Job, num_steps: int = 5) -> tuple[float, int]:
         """Seconds of an optimizer step, the median of a few after a first one, at the end of all ramps, and bytes of
@@ -217,7 +225,8 @@ class Trainer:
         count = self.validation_examples if held_out is None else min(self.validation_examples, held_out)
         denoiser, size = cast(Denoiser, network), min(count, self.batch_size // self.accumulation)
         if job.rounds is not None:
-            return rewards(job.rounds, denoiser, job.validation, (count, size), job.device, processes)
+            with self._autocast(job.device):
+                return rewards(job.rounds, denoiser, job.validation, (count, size), job.device, processes)
         judged = (job.validated or job.objective, *job.bounds)
         key = rng.Key(job.seed).fold("validation")
 
@@ -280,7 +289,9 @@ class Trainer:
         number = step // rounds.num_steps
         if state.round is None or state.round.number != number:
             with self._autocast(job.device):
-                state.round = rounds.collect(nets, number, self.batch_size, job.device, state.processes)
+                state.round = rounds.collect(
+                    nets, number, self.batch_size, job.device, state.processes, self.accumulation
+                )
             state.meter.add_sums(state.round.sums)
         return of_rollouts(rounds, state.round, step, self.accumulation, job.device)
 

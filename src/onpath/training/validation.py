@@ -52,12 +52,14 @@ def rewards(
     """Means of the rewards of one rollout of each prompt, under draws that never change; `loss` is the reward's
     negative, by which a plateau is told."""
     count, size = sizes
-    asked = replace(rounds, source=source)
+    asked, together = replace(rounds, source=source), rounds.settings.rollout_batch_size * processes.count
+    size = min(size, together or size)  # so that every process has one walk, whatever its part
     meter = Meter()
     for first in range(0, count, size):
         ids = torch.arange(first, min(first + size, count), dtype=torch.int64)
         part = ids.tensor_split(processes.count)[processes.rank]
-        sums = asked.scored(denoiser, part if len(part) else ids[:1], rng.Key(rounds.seed, "validation"), device)
+        own, key = part if len(part) else ids[:1], rng.Key(rounds.seed, "validation")
+        sums = asked.scored(denoiser, own, key, device, processes)
         if len(part):
             meter.add_sums(sums)
     row = meter.means(processes)
