@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 STYLES = {
     "plain": ("plain", "#1f2933", "o", "solid"),
     "inject": ("inject", "#0f766e", "D", "solid"),
+    "inject-all": ("inject, every row", "#059669", "X", (0, (4, 2))),
     "perturbation": ("input perturbation", "#2b6cb0", "v", (0, (1, 1))),
     "rollout-restoring": ("rollout, restoring", "#b7791f", "s", (0, (6, 1.5))),
     "rollout-original": ("rollout, original", "#c53030", "^", "dashdot"),
