@@ -196,6 +196,7 @@ def require_experience(config: RunConfig, objective: Objective, source: Source) 
 
 def require_rounds(settings: GroupRollouts, trainer: Trainer, source: Source, policy: PolicyGradient) -> None:
     """ValueError where rounds of rollouts cannot be cut into the batches of the training, or judged."""
+    _ = policy.walker  # refused here where its rollouts could not be read again
     if trainer.epochs:
         raise ValueError(
             f"config: training.epochs is {trainer.epochs}, but a policy is trained on rollouts, which never end; set "

@@ -78,7 +78,6 @@ class PolicyGradient(Objective):
                 f"policy gradient: epsilon is {self.epsilon} and epsilon_high {self.epsilon_high}, but the estimator "
                 f"{type(self.estimator).__name__} has no ratio that could be clipped; leave them out"
             )
-        _ = self.walker
 
     @property
     def walker(self) -> Unmasking:
