@@ -19,6 +19,7 @@ from onpath.data.source import Source
 from onpath.evaluation.schedule_table import schedule_table
 from onpath.objectives.base import Objective, score_masked
 from onpath.objectives.masked_ce import MaskedCrossEntropy
+from onpath.objectives.policy_gradient import PolicyGradient
 from onpath.processes.masking import Masking
 from onpath.schedules import Schedule
 from onpath.training.optimizers import OptimizerConfig
@@ -69,6 +70,8 @@ def check_all(
             "run that policy optimisation begins with"
         )
     process = objective.process
+    if isinstance(objective, PolicyGradient):
+        objective = MaskedCrossEntropy(process)  # whether the network can learn is asked of the answers
     device = next(fresh.parameters()).device
     spec = source.spec()
     assert isinstance(spec, Spec)
