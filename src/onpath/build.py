@@ -113,14 +113,15 @@ class Parts:
         return (bound_of(self.process, self.grid, _BOUND_STEPS, self.sampler.fixed_counts),)
 
 
-def build(config: RunConfig, spec: DataSpec | None = None) -> Parts:
+def build(config: RunConfig, spec: DataSpec | None = None, trained: RunConfig | None = None) -> Parts:
     """Every object of a run from its config; the same seed gives the same weights.
 
     spec: of the data of a trained run, which need not be there any more; without it they are asked, and what would
       otherwise be refused in the middle of a training is refused here.
+    trained: the config that it was trained with, where it is now to generate otherwise: the objective is of that.
     """
     require_guidance(config)
-    states = _states(config, spec)
+    states = _states(config, spec, trained)
     trainer, evaluation = cast(Trainer, config.training.make()), cast(Evaluation, config.evaluation.make())
     # torch initialises weights from its global state: borrow it and give it back
     with torch.random.fork_rng(devices=[]):
@@ -133,7 +134,7 @@ def build(config: RunConfig, spec: DataSpec | None = None) -> Parts:
         model=model,
         trainer=trainer,
         evaluation=evaluation,
-        rounds=_rounds(config, states, trainer),
+        rounds=_rounds(config, states, trainer) if spec is None else None,
         **states,
     )
     if config.start is not None and spec is None:
@@ -148,7 +149,7 @@ def build(config: RunConfig, spec: DataSpec | None = None) -> Parts:
     return parts
 
 
-def _states(config: RunConfig, spec: DataSpec | None = None) -> dict[str, Any]:
+def _states(config: RunConfig, spec: DataSpec | None = None, trained: RunConfig | None = None) -> dict[str, Any]:
     """The parts by name that say where examples come from, how they are spoiled, and by what rule."""
     source = cast(Source, config.data.make(seed=config.seed))
     spec = spec or source.spec()
@@ -156,9 +157,10 @@ def _states(config: RunConfig, spec: DataSpec | None = None) -> dict[str, Any]:
     require_fit(config, spec)
     require_conditions(config, spec)
     process = cast(Process, config.process.make(schedule=config.schedule.make(), **of_tokens))
-    grid, sampler = cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make(end_id=source.end_id))
+    grid, sampler = _generation(config, source)
+    own_grid, own_sampler = _generation(trained or config, source)
     objective = config.objective.make(
-        process=process, grid=grid, sampler=sampler, fixed_counts=sampler.fixed_counts, **of_tokens
+        process=process, grid=own_grid, sampler=own_sampler, fixed_counts=own_sampler.fixed_counts, **of_tokens
     )
     if isinstance(spec, Spec):
         spec = replace(spec, mask_logit=objective.predicts_mask)
@@ -170,6 +172,10 @@ def _states(config: RunConfig, spec: DataSpec | None = None) -> dict[str, Any]:
         "sampler": sampler,
         "objective": objective,
     }
+
+
+def _generation(config: RunConfig, source: Source) -> tuple[Grid, Sampler]:
+    return cast(Grid, config.grid.make()), cast(Sampler, config.sampler.make(end_id=source.end_id))
 
 
 def _rounds(config: RunConfig, states: Mapping[str, Any], trainer: Trainer) -> Rounds | None:

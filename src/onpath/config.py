@@ -22,7 +22,7 @@ import torch.nn as nn
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from onpath.data.source import Source
-from onpath.kinds import FAMILIES, RunSections, brought_by, defaults_of, wired_into
+from onpath.kinds import FAMILIES, RunSections, brought_by, following, wired_into
 from onpath.overrides import override, read_yaml
 from onpath.wording import example, is_coerced, joined, literals, near, unknown, words
 
@@ -131,11 +131,7 @@ def _with_defaults(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """The sections that follow the data are of the kind that fits them, and those that a trained model brings."""
     if "data" not in data:
         return data
-    found = dict(data)
-    for name, default in defaults_of(_parse_part(Source, data["data"], "data").cls).items():
-        given = data.get(name, {})
-        if isinstance(given, Mapping) and not {"kind", "class"} & given.keys():
-            found[name] = {**default, **given}
+    found = {**data, **following(_parse_part(Source, data["data"], "data").cls, data)}
     if "model" in data:
         model = _parse_part(nn.Module, data["model"], "model")
         found.update(brought_by(model.cls, model.fields, data))

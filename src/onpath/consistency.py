@@ -23,6 +23,7 @@ from onpath.objectives.policy_gradient import PolicyGradient
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import Ramp
+from onpath.rewards.base import require_judged
 from onpath.sampling.solvers import ODESolver
 from onpath.sampling.unmasking import Unmasking
 from onpath.scheduled_sampling import ScheduledSampling
@@ -223,22 +224,7 @@ def require_rounds(settings: GroupRollouts, trainer: Trainer, source: Source, po
         raise ValueError(
             f"config: data are {type(source).__name__}, and rewards judge text and actions; choose other data"
         )
-    names = [reward.name for reward in settings.rewards]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"config: experience.rewards names {name} {names.count(name)} times; each is needed once alone, as "
-                "metrics go by these names; remove one, or rename a function of your own"
-            )
-    for reward in settings.rewards:
-        reward.check()
-        missing = [name for name in reward.required_columns if name not in (*source.columns(torch.arange(1)), "canvas")]
-        if missing:
-            have = ", ".join(("canvas", *source.columns(torch.arange(1))))
-            raise ValueError(
-                f"config: experience.rewards: {reward.name} needs the column {missing[0]}, and the data have {have}; "
-                "name a column so, or take another reward"
-            )
+    require_judged(settings.rewards, source.columns(torch.arange(1)), "experience.rewards")
 
 
 def require_guidance(config: RunConfig) -> None:

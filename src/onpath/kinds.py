@@ -25,6 +25,7 @@ from onpath.data.tokenizers import Bytes, Characters, Tokenizer
 from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.evaluation.images import ImageEvaluation
 from onpath.evaluation.plans import PlanEvaluation
+from onpath.evaluation.rewards import RewardEvaluation
 from onpath.evaluation.settings import Evaluation
 from onpath.evaluation.text import TextEvaluation
 from onpath.experience.settings import GroupRollouts
@@ -175,7 +176,12 @@ FAMILIES: dict[type, dict[str, type]] = {
         "sudoku_cells": SudokuCells,
         "plan_success": PlanSuccess,
     },
-    Evaluation: {"plans": PlanEvaluation, "text": TextEvaluation, "images": ImageEvaluation},
+    Evaluation: {
+        "plans": PlanEvaluation,
+        "text": TextEvaluation,
+        "rewards": RewardEvaluation,
+        "images": ImageEvaluation,
+    },
 }
 
 WIRED: dict[type, frozenset[str]] = {
@@ -189,6 +195,13 @@ WIRED: dict[type, frozenset[str]] = {
 all its parts, the split by what it does, and whether the sampler's counts are fixed, which its bound must know."""
 
 
+JUDGES: dict[type[Source], tuple[str, ...]] = {
+    Sudoku: ("sudoku_solved", "sudoku_cells"),
+    CountdownPuzzles: ("countdown",),
+}
+"""The rewards that tell whether an answer to these data is right."""
+
+
 def wired_into(cls: type) -> frozenset[str]:
     """The parameters of a class that the run fills in."""
     return next((names for family, names in WIRED.items() if issubclass(cls, family)), frozenset())
@@ -199,8 +212,11 @@ def kinds_beside(cls: type) -> dict[str, type]:
     return next((kinds for family, kinds in FAMILIES.items() if issubclass(cls, family)), {})
 
 
-def defaults_of(source: type) -> dict[str, dict[str, Any]]:
-    """The sections that follow the data: their kind and fields on such a source, unless a config says otherwise."""
+def defaults_of(source: type, experience: Any = None) -> dict[str, dict[str, Any]]:
+    """The sections that follow the data: their kind and fields on such a source, unless a config says otherwise.
+
+    experience: that section as the config has it; where it names rewards to train on, they judge answers as well.
+    """
     if issubclass(source, ImageSource):
         return {
             "process": {"kind": "gaussian"},
@@ -208,7 +224,23 @@ def defaults_of(source: type) -> dict[str, dict[str, Any]]:
             "grid": {"kind": "uniform", "steps": 20},
             "evaluation": {"kind": "images"},
         }
-    return {"evaluation": {"kind": "text" if issubclass(source, TextSource) else "plans"}}
+    if not issubclass(source, TextSource):
+        return {"evaluation": {"kind": "plans"}}
+    named = experience.get("rewards") if isinstance(experience, Mapping) else None
+    judged = next((list(names) for data, names in JUDGES.items() if issubclass(source, data)), named)
+    return {"evaluation": {"kind": "rewards", "rewards": judged} if judged else {"kind": "text"}}
+
+
+def following(source: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """These sections with what the config `data` says put over them, but for those of which it names another kind."""
+    found = {}
+    for name, default in defaults_of(source, data.get("experience")).items():
+        given = data.get(name, {})
+        named = {"kind": given} if isinstance(given, str) else given
+        isolated = not isinstance(named, Mapping) or "class" in named
+        if not isolated and named.get("kind", default["kind"]) == default["kind"]:
+            found[name] = {**default, **named}
+    return found
 
 
 def brought_by(model: type, fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

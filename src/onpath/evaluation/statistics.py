@@ -38,6 +38,23 @@ def mean_interval(values: Float[Tensor, "B"], z: float = Z95) -> tuple[float, fl
     return mean - half, mean + half
 
 
+def score_interval(values: Float[Tensor, "B"]) -> tuple[float, float] | None:
+    """That of the mean of scores: Wilson's where every score is 0 or one and the same positive number, such as 1; else
+    ``mean_interval``.
+
+    >>> import torch
+    >>> low, high = score_interval(torch.tensor([2.0] * 10))
+    >>> round(low, 4), high
+    (1.4449, 2.0)
+    """
+    different = values[values != 0].unique().tolist()
+    if len(different) > 1 or (different and different[0] < 0):
+        return mean_interval(values)
+    scale = different[0] if different else 1.0
+    low, high = wilson(int((values != 0).sum()), len(values))
+    return scale * low, scale * high
+
+
 def ratio(above: Float[Tensor, "B"], below: Float[Tensor, "B"]) -> tuple[float, float]:
     """A ratio of sums over examples of unequal size and its standard error, that of the residuals above - ratio·below
     (delta method)."""

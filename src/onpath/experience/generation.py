@@ -13,12 +13,13 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.source import ActionSource, Source, TextSource
-from onpath.objectives.policy_gradient import PolicyGradient
-from onpath.processes.masking import reveal_chance
+from onpath.processes.masking import Masking, reveal_chance
 from onpath.rollouts import evaluating
 from onpath.sampling.counts import AncestralCount
-from onpath.sampling.loop import Knobs, walk
+from onpath.sampling.grids import Grid
+from onpath.sampling.loop import Knobs, Sampler, walk
 from onpath.sampling.states import TokenState
+from onpath.sampling.unmasking import Unmasking
 from onpath.types import Batch, Denoiser, Experience
 
 
@@ -27,7 +28,7 @@ class Rollouts:
     """Finished rollouts, not judged yet: the advantages of `experience` are 0.
 
     prompts, completions: as people read them. completion_ids: tokens up to the end token. columns: what else a reward
-    is told. num_forwards: rows that went through the network. seconds: that this took.
+    is told. forwards: (N,) rows that went through the network for each. seconds: that all of this took.
     """
 
     experience: Experience
@@ -35,21 +36,30 @@ class Rollouts:
     completions: list[str]
     completion_ids: list[list[int]]
     columns: Mapping[str, Sequence[Any]]
-    num_forwards: int
+    forwards: Int64[Tensor, "N"]
     seconds: float
+
+    @property
+    def num_forwards(self) -> int:
+        """Rows that went through the network in all."""
+        return int(self.forwards.sum())
 
 
 @dataclass(frozen=True)
 class Generator:
-    """Makes rollouts by the sampler, grid and process of a policy, of the prompts of a source.
+    """Makes rollouts of the prompts of a source: completions, by any sampler of tokens.
 
     batch_size: rollouts that go through the network together, 0 for all. lockstep: each of them in every step.
+    keeps_proposals: whether what each step drew and did not reveal is kept as well.
     """
 
-    policy: PolicyGradient
+    process: Masking
+    sampler: Sampler
+    grid: Grid
     source: Source
     batch_size: int = 0
     lockstep: bool = False
+    keeps_proposals: bool = False
 
     def rollouts(
         self,
@@ -69,7 +79,7 @@ class Generator:
                 parts.append(self._walked(denoiser, request, key, device))
         whole = self.source.prompts(examples)
         state = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        times = self.policy.grid.times(self.policy.process.schedule)
+        times = self._times
         nothing = torch.zeros(len(ids))
         experience = Experience(
             batch=replace(whole, x=state["tokens"], ids=ids),
@@ -83,37 +93,38 @@ class Generator:
             chance=self._chance(times),
             proposed=state.get("proposed"),
         )
-        num_forwards = int(state["num_forwards"].sum())
         seconds = time.perf_counter() - begun
-        return Rollouts(
-            experience, *self._texts(experience), self._columns(experience, examples), num_forwards, seconds
-        )
+        texts, columns = self._texts(experience), self._columns(experience, examples)
+        return Rollouts(experience, *texts, columns, state["num_forwards"], seconds)
+
+    @property
+    def _times(self) -> tuple[float, ...]:
+        return self.sampler.times(self.grid, self.process.schedule)
 
     def _walked(self, denoiser: Denoiser, batch: Batch, key: rng.Key, device: torch.device) -> dict[str, Tensor]:
         """What is kept of the walk of a batch, on the CPU."""
-        policy, steps, state = self.policy, [], None
+        steps, state = [], None
         knobs = Knobs(lockstep=self.lockstep)
-        for state in walk(denoiser, policy.process, policy.walker, policy.grid, batch.to(device), key, knobs):
-            if policy.estimator.keeps_proposals:
+        for state in walk(denoiser, self.process, self.sampler, self.grid, batch.to(device), key, knobs):
+            if self.keeps_proposals:
                 steps.append(state.proposed)
         assert isinstance(state, TokenState)
         kept = {"tokens": state.x, "revealed_at": state.revealed_at, "log_prob": state.log_prob}
         if steps:
-            num_steps = len(policy.grid.times(policy.process.schedule)) - 1
-            steps += [state.proposed] * (num_steps + 1 - len(steps))  # of a walk that ended early
+            steps += [state.proposed] * (len(self._times) - len(steps))  # of a walk that ended early
             kept["proposed"] = torch.stack(steps[1:], dim=1)
         return {**{name: value.cpu() for name, value in kept.items()}, "num_forwards": state.num_forwards}
 
     def _chance(self, times: Sequence[float]) -> Float[Tensor, "K"] | None:
         """With which each step reveals a masked position, where it goes by coins."""
-        if not isinstance(self.policy.walker.count, AncestralCount):
+        if not (isinstance(self.sampler, Unmasking) and isinstance(self.sampler.count, AncestralCount)):
             return None
-        ratio = self.policy.process.schedule.mask_ratio(torch.tensor(times, dtype=torch.float64))
+        ratio = self.process.schedule.mask_ratio(torch.tensor(times, dtype=torch.float64))
         return reveal_chance(ratio[:-1], ratio[1:]).float()
 
     def _texts(self, experience: Experience) -> tuple[list[str], list[str], list[list[int]]]:
         """Prompts and completions as text, completions as token ids up to their end."""
-        padding, mask_id, end_id = experience.batch.padding, self.policy.process.mask_id, self.source.end_id
+        padding, mask_id, end_id = experience.batch.padding, self.process.mask_id, self.source.end_id
         kept = torch.ones_like(experience.free) if padding is None else ~padding
         shown = torch.where(experience.free, mask_id, experience.tokens)
         prompts = [self.words(row) for row in _picked(shown, kept)]

@@ -74,7 +74,16 @@ class Rounds:
 
     @property
     def generator(self) -> Generator:
-        return Generator(self.policy, self.source, self.settings.rollout_batch_size, self.lockstep)
+        policy = self.policy
+        return Generator(
+            policy.process,
+            policy.walker,
+            policy.grid,
+            self.source,
+            batch_size=self.settings.rollout_batch_size,
+            lockstep=self.lockstep,
+            keeps_proposals=policy.estimator.keeps_proposals,
+        )
 
     def collect(
         self, nets: Nets, number: int, batch_size: int, device: torch.device, peers: Peers, accumulation: int = 1

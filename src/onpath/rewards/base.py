@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,27 @@ class FunctionReward(Reward):
 
     def __call__(self, **given: Any) -> Any:
         return self._resolved()(**given)
+
+
+def require_judged(rewards: Sequence[Reward], columns: Collection[str], setting: str) -> None:
+    """ValueError where a reward needs what is not installed or a column beside those that there are, or stands twice.
+
+    columns: of the data; `canvas` comes with every rollout. setting: where the rewards are named.
+    """
+    have, names = ("canvas", *columns), [reward.name for reward in rewards]
+    for reward in rewards:
+        if names.count(reward.name) > 1:
+            raise ValueError(
+                f"config: {setting} names {reward.name} {names.count(reward.name)} times; each is needed once alone, "
+                "as metrics go by these names; remove one, or rename a function of your own"
+            )
+        reward.check()
+        missing = [name for name in reward.required_columns if name not in have]
+        if missing:
+            raise ValueError(
+                f"config: {setting}: {reward.name} needs the column {missing[0]}, and the data have {', '.join(have)}; "
+                "name a column so, or take another reward"
+            )
 
 
 def text_of(completion: Any) -> str:
