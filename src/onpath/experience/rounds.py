@@ -12,6 +12,7 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.source import Source
+from onpath.experience.figures import likelihood, of_rollouts, of_round
 from onpath.experience.generation import Generator, Rollouts
 from onpath.experience.settings import GroupRollouts
 from onpath.objectives.policy_gradient import PolicyGradient
@@ -115,12 +116,13 @@ class Rounds:
         )
         if settings.reuses:
             experience = replace(experience, old=self._old(nets.current, experience, size // accumulation, device))
-        groups = reward.view(-1, settings.num_generations)
-        spread = {
-            "reward_std": (float(groups.std(1).mean()), 1.0),
-            "frac_reward_zero_std": (float((groups.amax(1) == groups.amin(1)).float().mean()), 1.0),
+        lengths = torch.cat(peers.each(lambda: torch.tensor([float(len(row)) for row in rollouts.completion_ids])))
+        sums = {
+            **of_rollouts(rollouts, scores, self.source.end_id),
+            **of_round(reward.view(-1, settings.num_generations), found, lengths),
+            **likelihood(self.policy, nets.current, experience, key.at(number), device),
         }
-        return Round(number, experience, {**self._sums(rollouts, scores), **spread}, self._kept(rollouts, scores))
+        return Round(number, experience, sums, self._kept(rollouts, scores))
 
     def part(self, held: Round, step: int, micro: int, accumulation: int) -> Experience:
         """The rollouts of micro-batch `micro` of an optimizer step, of those that this process holds."""
@@ -134,7 +136,8 @@ class Rounds:
     ) -> Sums:
         """Figures of one rollout of each of the prompts `ids`, those of this process."""
         rollouts = self.generator.rollouts(denoiser, ids, ids, key, device)
-        return self._sums(rollouts, peers.each(lambda: self.judged(rollouts))[peers.rank])
+        scores = peers.each(lambda: self.judged(rollouts))[peers.rank]
+        return of_rollouts(rollouts, scores, self.source.end_id)
 
     def judged(self, rollouts: Rollouts) -> Scores:
         """What the rewards say of rollouts."""
@@ -159,24 +162,6 @@ class Rounds:
             passes.append(_stacked(parts))
         copies = max(one.shape[1] for one in passes)
         return torch.stack([_widened(one, copies) for one in passes], dim=1)
-
-    def _sums(self, rollouts: Rollouts, scores: Scores) -> dict[str, tuple[float, float]]:
-        experience, count = rollouts.experience, float(len(scores.total))
-        lengths = torch.tensor([len(ids) for ids in rollouts.completion_ids]).float()
-        sums = {
-            "reward": (float(scores.total.sum()), count),
-            "completions/mean_length": (float(lengths.sum()), count),
-            "rollout_forwards": (float(rollouts.num_forwards), count),
-            "rollout_seconds": (rollouts.seconds, 1.0),
-            "logp/traj": (float(experience.log_prob.sum()), count),
-        }
-        if self.source.end_id is not None:
-            cut = (lengths == experience.free.sum(1)).sum()
-            sums["completions/clipped_ratio"] = (float(cut), count)
-        for name, values in scores.by_name.items():
-            said = values[~values.isnan()]
-            sums[f"rewards/{name}/mean"] = (float(said.sum()), float(len(said)))
-        return sums
 
     def _kept(self, rollouts: Rollouts, scores: Scores) -> tuple[Mapping[str, Any], ...]:
         """The first completions of the round, with all that a reader wants to know of each."""

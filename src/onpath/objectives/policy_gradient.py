@@ -47,7 +47,8 @@ class PolicyGradient(Objective):
     distributions over words at each place that is read, with the weights of the estimator: for a trajectory its mean is
     the KL of the two samplers' paths; k1, k2 and k3 are estimates by the drawn token alone. As losses on rollouts of
     the current weights, k1 has an expected gradient of 0, k2 that of the reverse and k3 that of the forward KL.
-    The same process, grid, sampler and temperature as in the rollouts: the run's own.
+    The same process, grid, sampler and temperature as in the rollouts: the run's own. Logged as `ess` is the effective
+    share of the rollouts of a micro-batch, (Σw)²/(N·Σw²), w the ratio of a whole rollout.
     Sources: GRPO, arXiv:2402.03300, Eq. 3; the estimates k1 to k3: Schulman 2020, "Approximating KL divergence".
     """
 
@@ -206,7 +207,9 @@ class PolicyGradient(Objective):
         low = counted & (ratio < 1.0 - self.epsilon) & (advantage < 0)
         above = counted & (ratio > 1.0 + high) & (advantage > 0)
         ratios = (ratio.detach() * counted).sum()
+        moved = (weight * gap.detach()).sum((0, 2)).clamp(-_MOST, _MOST).exp()  # of whole rollouts
         return value, {
+            "ess": (moved.sum().square() / moved.square().sum(), float(len(moved))),
             "clip_ratio/low_mean": (low.sum(), number),
             "clip_ratio/high_mean": (above.sum(), number),
             "sampling/importance_sampling_ratio/mean": (ratios, number),
