@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from fractions import Fraction
@@ -24,6 +25,16 @@ def ones(completions: list[str], **columns: Any) -> list[float]:
 
 
 def alike(completions: list[str], **columns: Any) -> list[float]:
+    return [0.5] * len(completions)
+
+
+def silent_once(completions: list[str], **columns: Any) -> list[float | None]:
+    return [0.5] * (len(completions) - 1) + [None]
+
+
+def wrong_in_the_second_process(completions: list[str], **columns: Any) -> list[float]:
+    if os.environ.get("RANK") == "1":
+        raise KeyError("no such word")
     return [0.5] * len(completions)
 
 

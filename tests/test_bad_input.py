@@ -22,6 +22,7 @@ import torch
 import yaml
 
 import pictures
+import policies
 import texts
 from onpath import build, cli
 from onpath.config import RunConfig
@@ -452,6 +453,345 @@ def image_files(patch: pytest.MonkeyPatch) -> None:
     pictures.write_all(Path())
 
 
+POLICY_CONFIG: dict[str, Any] = {**policies.CONFIG, "experience": {"rewards": ["sudoku_cells"], "num_generations": 4}}
+POLICY = "train policy.yaml --run new"
+ASKED = "'data={kind: prompts, path: asked.jsonl, length: 24, max_completion_length: 8}'"
+QUESTIONS = text("asked.jsonl", "".join(f'{{"prompt": "{n} + {n} ="}}\n' for n in range(40)))
+
+POLICIES = [
+    Case(
+        "greedy rollouts",
+        f"{POLICY} sampler.tokens.temperature=0",
+        "sampler.tokens.temperature",
+        "is 0",
+        "1.0 is usual",
+        "set it above 0",
+    ),
+    Case(
+        "top_k",
+        f"{POLICY} sampler.tokens.top_k=2",
+        "sampler.tokens",
+        "top_k 2",
+        "changes with the weights",
+        "leave them out",
+    ),
+    Case(
+        "top_p",
+        f"{POLICY} sampler.tokens.top_p=0.5",
+        "sampler.tokens",
+        "top_p 0.5",
+        "changes with the weights",
+        "leave them out",
+    ),
+    Case(
+        "guidance",
+        f"{POLICY} sampler.guidance=1",
+        "sampler.guidance",
+        "is 1.0",
+        "one of them is trained",
+        "leave sampler.guidance out",
+    ),
+    Case(
+        "remasking",
+        f"{POLICY} sampler.remask=cap",
+        "sampler.remask",
+        "Cap(eta=0.008)",
+        "drawn more than once",
+        "leave sampler.remask out",
+    ),
+    Case(
+        "stop at end",
+        f"{POLICY} sampler.stop_at_end=true",
+        "sampler.stop_at_end",
+        "is True",
+        "which writes over tokens",
+        "leave sampler.stop_at_end out",
+    ),
+    Case(
+        "blocks that stop",
+        f"{POLICY} 'sampler.blocks={{size: 4, stop_at_end: true}}'",
+        "sampler.blocks",
+        "stop_at_end=True",
+        "which writes over tokens",
+        "leave sampler.blocks out",
+    ),
+    Case(
+        "sighted order",
+        f"{POLICY} objective.estimator.kind=traj sampler.order=confidence",
+        "sampler.order",
+        "is confidence",
+        "allowed are random and left_to_right",
+        "set sampler.order=random",
+    ),
+    Case(
+        "rollouts for a likelihood",
+        f"{POLICY} objective=nelbo",
+        "section experience",
+        "objective nelbo",
+        "is trained on examples",
+        "set objective.kind=policy_gradient",
+    ),
+    Case(
+        "policy without rollouts",
+        f"{POLICY} experience=null",
+        "objective policy_gradient",
+        "no section experience",
+        "is trained on rollouts",
+        "like experience.rewards=[sudoku_solved]",
+    ),
+    Case(
+        "half a group",
+        f"{POLICY} training.batch_size=18",
+        "training.batch_size",
+        "18 rollouts",
+        "experience.num_generations is 4",
+        "must be a multiple of it",
+    ),
+    Case(
+        "a group of one",
+        f"{POLICY} experience.num_generations=1",
+        "experience.num_generations",
+        "is 1",
+        "2 or more are needed",
+        "change experience.num_generations",
+    ),
+    Case(
+        "epochs of rollouts",
+        f"{POLICY} training.steps=0 training.epochs=1",
+        "training.epochs",
+        "is 1",
+        "which never end",
+        "set training.steps instead",
+    ),
+    Case(
+        "no column",
+        f"{POLICY} experience.rewards=[gsm8k_correct]",
+        "experience.rewards",
+        "needs the column answer",
+        "the data have canvas, givens, solution",
+        "take another reward",
+    ),
+    Case(
+        "no column in a file",
+        f"{POLICY} {ASKED}",
+        "experience.rewards",
+        "needs the column givens",
+        "the data have canvas",
+        "name a column so",
+        QUESTIONS,
+    ),
+    Case(
+        "prompts to learn",
+        f"{POLICY} {ASKED} objective=nelbo experience=null",
+        "data prompts",
+        "without answers",
+        "objective nelbo",
+        "take data with answers",
+        QUESTIONS,
+    ),
+    Case(
+        "start at nothing",
+        f"{POLICY} start=nowhere",
+        "config: start",
+        "'nowhere'",
+        "the folder of a trained run",
+        "leave start out",
+    ),
+    Case(
+        "start that does not fit",
+        f"{POLICY} start=text-run",
+        "its weights do not fit",
+        "token.weight",
+        "(5, 16) in TokenTransformer",
+        "Restore the settings",
+    ),
+    Case(
+        "no reward",
+        f"{POLICY} experience.rewards=[]",
+        "experience.rewards",
+        "is []",
+        "each of function, gsm8k_correct",
+        "give a list",
+    ),
+    Case(
+        "reward",
+        f"{POLICY} experience.rewards=[sudoku_cell]",
+        "experience.rewards.0.kind",
+        "'sudoku_cell'",
+        "allowed are function",
+        "did you mean sudoku_cells?",
+    ),
+    Case(
+        "reward of nowhere",
+        f"{POLICY} 'experience.rewards=[{{kind: function, function: \"nope:f\"}}]'",
+        "experience.rewards.0",
+        "'nope:f'",
+        "No module named 'nope'",
+        "put that on PYTHONPATH",
+    ),
+    Case(
+        "reward twice",
+        f"{POLICY} experience.rewards=[sudoku_cells,sudoku_cells]",
+        "experience.rewards",
+        "sudoku_cells 2 times",
+        "is needed once",
+        "remove one",
+    ),
+    Case(
+        "weights of rewards",
+        f"{POLICY} experience.reward_weights=[1,2]",
+        "experience.reward_weights",
+        "1 rewards and 2",
+        "a weight for each, or none",
+        "change experience.rewards or",
+    ),
+    Case(
+        "weights of nothing",
+        f"{POLICY} experience.reward_weights=[0]",
+        "experience.reward_weights",
+        "[0.0]",
+        "allowed are finite numbers",
+        "leave reward_weights out",
+    ),
+    Case(
+        "no time for a reward",
+        f"{POLICY} experience.time_limit_s=0",
+        "experience.time_limit_s",
+        "is 0.0",
+        "seconds above 0",
+        "change experience.time_limit_s",
+    ),
+    Case(
+        "no pass",
+        f"{POLICY} experience.num_iterations=0",
+        "experience.num_iterations",
+        "is 0",
+        "1 or more",
+        "change experience.num_iterations",
+    ),
+    Case(
+        "used again without a ratio",
+        f"{POLICY} 'objective.estimator={{kind: wd1}}' experience.num_iterations=2",
+        "experience.num_iterations",
+        "is 2",
+        "allowed is 1",
+        "set experience.num_iterations=1",
+    ),
+    Case(
+        "batches without a ratio",
+        f"{POLICY} 'objective.estimator={{kind: spg}}' experience.steps_per_round=2",
+        "experience.steps_per_round",
+        "is 2",
+        "allowed is 1",
+        "set experience.steps_per_round=1",
+    ),
+    Case(
+        "clipping without a ratio",
+        f"{POLICY} 'objective.estimator={{kind: wd1}}' objective.epsilon=0.1",
+        "objective.epsilon",
+        "is 0.1",
+        "no ratio that could be clipped",
+        "leave them out",
+    ),
+    Case(
+        "truncation without an end",
+        f"{POLICY} experience.mask_truncated_completions=true",
+        "experience.mask_truncated_completions",
+        "is true",
+        "allowed is false",
+        "leave it out",
+    ),
+    Case(
+        "estimator",
+        f"{POLICY} objective.estimator=trajectory",
+        "objective.estimator.kind",
+        "'trajectory'",
+        "allowed are traj, traj_nelbo",
+        "did you mean traj",
+    ),
+    Case(
+        "share of a prompt",
+        f"{POLICY} objective.estimator.p_mask_prompt=2",
+        "objective.estimator.p_mask_prompt",
+        "is 2.0",
+        "0 to 1",
+        "change objective.estimator.p_mask_prompt",
+    ),
+    Case(
+        "share without effect",
+        f"{POLICY} 'objective.estimator={{kind: diffu, p_mask: 0.5}}'",
+        "objective.estimator.p_mask",
+        "is 0.5",
+        "masking is full",
+        "set masking: probability",
+    ),
+    Case(
+        "masking without times",
+        f"{POLICY} 'objective.estimator={{kind: traj, masking: probability}}'",
+        "objective.estimator.masking",
+        "'masking'",
+        "allowed are trajectory_samples",
+        "remove it",
+    ),
+    Case(
+        "steps of a trajectory",
+        f"{POLICY} 'objective.estimator={{kind: traj, trajectory_samples: -1}}'",
+        "objective.estimator.trajectory_samples",
+        "is -1",
+        "0 (all steps) and more",
+        "change objective.estimator.trajectory_samples",
+    ),
+    Case(
+        "steps to merge",
+        f"{POLICY} 'objective.estimator={{kind: trace, merge: 0}}'",
+        "objective.estimator.merge",
+        "is 0",
+        "1 and more",
+        "change objective.estimator.merge",
+    ),
+    Case(
+        "upper bound",
+        f"{POLICY} 'objective.estimator={{kind: spg, beta: 0.5}}'",
+        "objective.estimator.beta",
+        "is 0.5",
+        "1 or more",
+        "change objective.estimator.beta",
+    ),
+    Case(
+        "mixture",
+        f"{POLICY} 'objective.estimator={{kind: spg, omega: 2}}'",
+        "objective.estimator.omega",
+        "is 2.0",
+        "0 to 1",
+        "change objective.estimator.omega",
+    ),
+    Case(
+        "sharpness",
+        f"{POLICY} 'objective.estimator={{kind: wd1, psi: 0}}'",
+        "objective.estimator.psi",
+        "is 0.0",
+        "above 0",
+        "change objective.estimator.psi",
+    ),
+    Case(
+        "clipping",
+        f"{POLICY} objective.epsilon=1.5",
+        "objective.epsilon",
+        "is 1.5",
+        "0 < epsilon < 1",
+        "change objective.epsilon",
+    ),
+    Case(
+        "weight of a KL",
+        f"{POLICY} objective.beta=-1",
+        "objective.beta",
+        "is -1.0",
+        "0 (no KL) or more",
+        "change objective.beta",
+    ),
+    Case("KL without effect", f"{POLICY} objective.kl=k3", "objective.kl", "is k3", "beta is 0", "set beta"),
+]
+
 IMAGE_CONFIG: dict[str, Any] = {
     "data": "digits",
     "model": {"kind": "image_unet", "width": 8, "levels": [1, 2]},
@@ -506,6 +846,7 @@ TABLE = {
         "data": DATA,
         "text": TEXTS,
         "image": PICTURES,
+        "policy": POLICIES,
         "run": RUNS,
         "command": COMMANDS,
     }.items()
@@ -523,6 +864,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts.trainer.fit(parts.job(), RunFolder.create(path / "run", config.as_dict()))
     (path / "text.yaml").write_text(yaml.safe_dump(TEXT_CONFIG))
     (path / "image.yaml").write_text(yaml.safe_dump(IMAGE_CONFIG))
+    (path / "policy.yaml").write_text(yaml.safe_dump(POLICY_CONFIG))
     (path / "t.txt").write_text("to be or not to be " * 20)
     parts = build.build(RunConfig.parse(override(TEXT_CONFIG, [f"data.path={path / 't.txt'}"])))
     parts.trainer.fit(parts.job(), RunFolder.create(path / "text-run", parts.config.as_dict()))
@@ -549,7 +891,7 @@ def contents(path: Path) -> dict[str, bytes | None]:
 
 
 def test_the_table_holds_fifty_kinds_and_more() -> None:
-    cases = [*SETTINGS, *VALUES, *CLASSES, *FILES, *DATA, *TEXTS, *PICTURES, *RUNS, *COMMANDS]
+    cases = [*SETTINGS, *VALUES, *CLASSES, *FILES, *DATA, *TEXTS, *PICTURES, *POLICIES, *RUNS, *COMMANDS]
     assert len(TABLE) == len(cases) >= 50
     assert all(part for case in cases for part in (case.where, case.given, case.allowed, case.todo))
 
