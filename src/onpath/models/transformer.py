@@ -24,7 +24,9 @@ class TokenTransformer(nn.Module):
 
     spec: of the data. width, num_heads, depth: of the blocks. mlp: `squared_relu` (4·width hidden units) or `gated`
     (SiLU gate, 8/3·width). time: whether the masked fraction modulates every norm (adaLN); a masked state shows how
-    much of it is masked, so it is off. tied: whether the head is the embedding.
+    much of it is masked, so it is off. absolute: whether a learned vector of its place is added to each token, for
+    canvases whose places have meanings of their own, such as the cells of a puzzle; rows are then as long as in
+    training at most. tied: whether the head is the embedding.
     recompute: keep only the inputs of blocks for the backward, which saves memory for a third more work.
     Sources: rotary positions arXiv:2104.09864, Eq. 34; squared ReLU arXiv:2109.08668; adaLN arXiv:2212.09748.
     """
@@ -38,6 +40,7 @@ class TokenTransformer(nn.Module):
         depth: int = 6,
         mlp: Literal["squared_relu", "gated"] = "squared_relu",
         time: bool = False,
+        absolute: bool = False,
         tied: bool = False,
         recompute: bool = False,
     ) -> None:
@@ -47,6 +50,7 @@ class TokenTransformer(nn.Module):
         self.token = nn.Embedding(max(spec.num_words, spec.mask_id + 1), width)
         nn.init.normal_(self.token.weight, std=1.0 if not tied else width**-0.5)
         self.scale = 1.0 if not tied else width**0.5  # the input has unit variance either way
+        self.place = nn.Embedding(spec.length, width) if absolute else None
         self.rotary = Rotary(width // num_heads)
         self.read_time = nn.Sequential(nn.Linear(width, width), nn.SiLU()) if time else None
         self.blocks = nn.ModuleList(_Block(width, num_heads, mlp, time) for _ in range(depth))
@@ -76,6 +80,9 @@ class TokenTransformer(nn.Module):
         """Logits (M, L, V), or (N, V) at `rows`, or what `readout` makes of them."""
         allowed = _allowed(*memo, copies=1 if memo[0] is None and memo[1] is None else _copies(x, memo))
         hidden = self.token(x) * self.scale
+        if self.place is not None:
+            _check_length(x.shape[1], self.place.num_embeddings)
+            hidden = hidden + self.place(torch.arange(x.shape[1], device=x.device))
         turn = self.rotary(x.shape[1], x.device)
         mood = None
         if self.read_time is not None:
@@ -97,6 +104,14 @@ class TokenTransformer(nn.Module):
         weight = self._head_weight
         logits = F.linear(hidden, weight[: self.num_logits] if self.head is None else weight)
         return logits[..., : self.num_logits]
+
+
+def _check_length(length: int, most: int) -> None:
+    if length > most:
+        raise ValueError(
+            f"token transformer: a row has {length} tokens, and with absolute: true there is a vector for each of "
+            f"{most} places; allowed are rows of up to {most}; ask for shorter ones, or train with absolute: false"
+        )
 
 
 class Rotary(nn.Module):

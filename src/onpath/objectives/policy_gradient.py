@@ -123,6 +123,7 @@ class PolicyGradient(Objective):
             metrics["kl"] = (kl.detach(), count)
         scored = float(views.scored.sum())
         metrics["entropy"] = (scores.entropy.sum(), scored)
+        metrics["loss_forwards"] = (float(len(views.x)), count)
         return Loss(loss, count, metrics)
 
     def views(self, experience: Experience, key: rng.Key) -> Views:
