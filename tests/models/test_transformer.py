@@ -143,3 +143,20 @@ def test_refusals() -> None:
         TokenTransformer(SPEC, width=30, num_heads=4)
     with pytest.raises(ValueError, match="tokens alone"):
         TokenTransformer(Spec(4, 3, 3, cond={"image": (1, 1, 3)}))
+
+
+def test_places_tell_equal_tokens_apart() -> None:
+    spec = Spec(length=6, num_words=4, mask_id=4)
+    x = torch.full((1, 6), 2)
+    logits = {}
+    for absolute in (False, True):
+        torch.manual_seed(0)
+        network = TokenTransformer(spec, width=32, num_heads=2, depth=1, absolute=absolute)
+        assert network.head is not None
+        torch.nn.init.normal_(network.head.weight)
+        logits[absolute] = network(x, torch.zeros(1), network.encode())[0]
+    # equal tokens attend to equal values, so without places nothing tells one row of logits from another
+    assert (logits[False] - logits[False][0]).abs().max() < 1e-5
+    assert (logits[True] - logits[True][0]).abs().max() > 0.1
+    with pytest.raises(ValueError, match="a row has 7 tokens.*rows of up to 6"):
+        network(torch.full((1, 7), 2), torch.zeros(1), network.encode())
