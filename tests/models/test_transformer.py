@@ -158,5 +158,5 @@ def test_places_tell_equal_tokens_apart() -> None:
     # equal tokens attend to equal values, so without places nothing tells one row of logits from another
     assert (logits[False] - logits[False][0]).abs().max() < 1e-5
     assert (logits[True] - logits[True][0]).abs().max() > 0.1
-    with pytest.raises(ValueError, match="a row has 7 tokens.*rows of up to 6"):
+    with pytest.raises(ValueError, match=r"a row has 7 tokens.*rows of up to 6"):
         network(torch.full((1, 7), 2), torch.zeros(1), network.encode())
