@@ -4,7 +4,8 @@ config.yaml       resolved, every default written out
 recipe.yaml       what the config was made from, before settings were put over it
 environment.json  versions and machine
 metrics.jsonl     one object a line: {"step": …, "set": "train" | "validation", name: value, …}
-completions.jsonl of policy optimisation: one object a line, {"step": …, "completion": …, "reward": …, …}
+completions.jsonl of policy optimisation: the best and the worst answers to some prompts, one object a line, {"step": …,
+                  "completion": …, "reward": …, …}, see ``experience.completions``
 checkpoints/      step-N/, see ``training.checkpoint``
 samples/          samples.jsonl, what was generated; traces.jsonl, how: one ``Trace`` a line
 evaluation.json   rows {set, mode, metric, value, ci95, n, step}
@@ -37,9 +38,9 @@ class Trace:
     """How something was generated, step by step, and what became of it: one line of samples/traces.jsonl.
 
     kind: "plan" is walked in a maze; "text" is read as it is; "image" is looked at. set, mode, task: what was
-    generated, and how; those of evaluation.json. length: positions. generations: one dict for each canvas that was
-    filled: `after`, the actions executed before it; `steps`, its denoising steps; `events`, see ``Event``, rising by
-    step.
+    generated, and how; those of evaluation.json. length: positions. line: those of a line, where a text is a grid, else
+    0. generations: one dict for each canvas that was filled: `after`, the actions executed before it; `steps`, its
+    denoising steps; `events`, see ``Event``, rising by step.
     Of images only. pictures: one dict each: `label`, what it shows, `png`, the file as base64, `width` and `height` in
     pixels. With a length it is one sample, and its pictures show the states of so many denoising steps side by side.
     Of plans only. maze: lines of "#" walls and "." floor, from above. goal: [x, y]. actions: words. poses: [x, y,
@@ -61,6 +62,7 @@ class Trace:
     reached: bool | None = None
     shortest: int | None = None
     step: int = 0
+    line: int = 0
 
 
 _COMPLETIONS = "completions.jsonl"

@@ -79,6 +79,10 @@ class Sudoku(Puzzles):
         )
 
     @property
+    def line_length(self) -> int:
+        return self.side
+
+    @property
     def orbits(self) -> Int64[Tensor, "N"]:
         """Which grids the puzzles of this split are made of, as places in ``sudoku_grids.orbits``."""
         counts, number = self._num_orbits, SPLITS.index(self.split)

@@ -93,6 +93,7 @@ class RewardEvaluation(Evaluation):
                 mode=mode,
                 task=task,
                 length=request.x.shape[1],
+                line=source.line_length or 0,
                 generations=[
                     {
                         "after": 0,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.data.source import Source
+from onpath.experience.completions import kept
 from onpath.experience.figures import likelihood, of_rollouts, of_round
 from onpath.experience.generation import Generator, Rollouts
 from onpath.experience.settings import GroupRollouts
@@ -122,7 +123,9 @@ class Rounds:
             **of_round(reward.view(-1, settings.num_generations), found, lengths),
             **likelihood(self.policy, nets.current, experience, key.at(number), device),
         }
-        return Round(number, experience, sums, self._kept(rollouts, scores))
+        group, most = (ids // settings.num_generations).tolist(), settings.log_completions
+        shown = kept(self.generator, rollouts, scores, experience.advantage, group, most)
+        return Round(number, experience, sums, shown)
 
     def part(self, held: Round, step: int, micro: int, accumulation: int) -> Experience:
         """The rollouts of micro-batch `micro` of an optimizer step, of those that this process holds."""
@@ -163,21 +166,6 @@ class Rounds:
         copies = max(one.shape[1] for one in passes)
         return torch.stack([_widened(one, copies) for one in passes], dim=1)
 
-    def _kept(self, rollouts: Rollouts, scores: Scores) -> tuple[Mapping[str, Any], ...]:
-        """The first completions of the round, with all that a reader wants to know of each."""
-        experience = rollouts.experience
-        return tuple(
-            {
-                "prompt": rollouts.prompts[row],
-                "completion": rollouts.completions[row],
-                "reward": float(scores.total[row]),
-                "rewards": {name: _number(values[row]) for name, values in scores.by_name.items()},
-                "tokens": experience.tokens[row].tolist(),
-                "revealed_at": experience.revealed_at[row].tolist(),
-            }
-            for row in range(min(self.settings.log_completions, len(scores.total)))
-        )
-
 
 def _stacked(parts: list[Float[Tensor, "N C L"]]) -> Float[Tensor, "M C L"]:
     copies = max(part.shape[1] for part in parts)
@@ -187,7 +175,3 @@ def _stacked(parts: list[Float[Tensor, "N C L"]]) -> Float[Tensor, "M C L"]:
 def _widened(part: Float[Tensor, "N C L"], copies: int) -> Tensor:
     """With copies of 0 behind, so that there are so many."""
     return torch.nn.functional.pad(part, (0, 0, 0, copies - part.shape[1]))
-
-
-def _number(value: Tensor) -> float | None:
-    return None if bool(value.isnan()) else float(value)

@@ -27,7 +27,8 @@ class GroupRollouts:
     scale_rewards: what that is divided by: the standard deviation of the `group` or of the `batch`, or `none`.
     mask_truncated_completions: whether a completion without an end token counts as 0.
     rollout_batch_size: rollouts that go through the network together, 0 for all of a process.
-    time_limit_s: for each reward and round. log_completions: completions of each logged round that are kept to be read.
+    time_limit_s: for each reward and round. log_completions: completions of each logged round that are kept to be read,
+    the best and the worst of each of its first prompts.
     """
 
     rewards: tuple[Reward, ...]
