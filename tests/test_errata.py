@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,11 +25,15 @@ from onpath.envs import fourrooms, gridworld, symmetry
 from onpath.envs.expert import demonstrate, solve
 from onpath.envs.gridworld import Agents, Worlds
 from onpath.evaluation.check import mask_is_learnt, overfits, states_differ
+from onpath.kinds import FAMILIES
 from onpath.models.policy import PlanMLP
 from onpath.objectives.denoising import Denoising
+from onpath.objectives.estimators import Estimator
+from onpath.objectives.mask_estimators import OneStep
 from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
+from onpath.objectives.policy_gradient import PolicyGradient
 from onpath.objectives.reflexflow import compensation
 from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
@@ -58,7 +63,8 @@ from onpath.schedules import (
 )
 from onpath.training.optimizers import AdamW
 from onpath.training.trainer import Job, Trainer
-from onpath.types import Batch, Nets, Noised, Spec
+from onpath.types import Batch, Experience, Nets, Noised, Spec
+from policies import collected, policy_parts, rounds_of
 from statistical import chi_square_p
 from tables import OBJECTIVES, SAMPLERS
 from worlds import HashDenoiser, read
@@ -132,6 +138,77 @@ def test_erratum_05_a_curriculum_reaches_the_fully_masked_state() -> None:
     assert (network.forwards[1][0] == MASK).all(1).any()
 
 
+def test_erratum_06_one_schedule_is_read_by_everything_and_a_second_one_has_no_place() -> None:
+    """In full in ``test_consistency.py``."""
+    parts = policy_parts("schedule=cosine", "objective.estimator={kind: traj_nelbo}")
+    rounds, subject = rounds_of(parts), parts.subject(parts.model)
+    schedules = [owner.process.schedule for owner in (parts, parts.objective, rounds.policy, rounds.generator, subject)]
+    assert all(schedule is parts.process.schedule for schedule in schedules)
+    for path in ("objective", "objective.estimator", "experience", "sampler", "grid", "process"):
+        with pytest.raises(ValueError, match=rf"{path}\.schedule: 'schedule' is "):
+            policy_parts(f"{path}.schedule=linear")
+
+
+@pytest.mark.parametrize("kind", [kind for kind, cls in FAMILIES[Estimator].items() if cls.has_ratio])
+def test_erratum_07_old_and_new_are_read_at_the_same_states(kind: str) -> None:
+    parts = policy_parts(f"objective.estimator.kind={kind}", "experience.num_iterations=3", "objective.beta=0.1")
+    experience, policy = collected(parts).experience, rounds_of(parts).policy
+    for iteration in range(3):
+        part = replace(experience, iteration=iteration)
+        # the step of the optimizer does not enter
+        one, other = (policy.views(part, Key(parts.seed).fold("train").at(step)) for step in (iteration, 40))
+        assert torch.equal(one.x, other.x) and torch.equal(one.scored, other.scored)
+        metrics = policy(Nets(parts.model, reference=parts.model), part, Key(parts.seed).at(7), 7).metrics
+        for name, expected in (("sampling/importance_sampling_ratio/mean", 1.0), ("kl", 0.0)):
+            total, count = (float(value) for value in metrics[name])
+            assert total / count == expected and count > 0, name
+
+
+def test_erratum_07_maskings_without_a_time_are_refused_where_one_is_needed() -> None:
+    for kind in ("diffu, p_mask: 0.5", "uni"):
+        assert policy_parts(f"objective.estimator={{kind: {kind}, masking: probability}}").rounds is not None
+    for kind in ("traj", "traj_nelbo", "trace", "coupled", "espo", "spg", "wd1"):
+        with pytest.raises(ValueError, match=r"objective\.estimator\.masking"):
+            policy_parts(f"objective.estimator={{kind: {kind}, masking: probability}}")
+
+
+def test_erratum_08_no_mask_is_frozen_and_no_global_state_is_touched() -> None:
+    settings = ["objective.estimator={kind: uni}", "experience.num_iterations=2", "training.steps=6"]
+    parts = policy_parts(*settings, "objective.beta=0.1")
+    job, policy, masks = parts.job(), rounds_of(parts).policy, []
+    state, before = parts.trainer.start(job), (torch.get_rng_state(), np.random.get_state()[1])
+    for step in range(6):
+        parts.trainer.step(state, job, 6)
+        assert state.round is not None
+        part = replace(state.round.experience, iteration=step % 2)
+        # of the round and the pass: other masks for the same ids and tokens in each
+        fixed = replace(part, batch=replace(part.batch, ids=torch.arange(16)), revealed_at=torch.zeros(16, 16).long())
+        masks.append(policy.views(fixed, Key(parts.seed)).masked)
+        state.step += 1
+    parts.trainer.validate(parts.model, job, 6)
+    assert all(not torch.equal(a, b) for n, a in enumerate(masks) for b in masks[:n])
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_erratum_08_masks_know_no_length_of_a_prompt_that_came_before() -> None:
+    policy = PolicyGradient(PROCESS, OneStep(p_mask_prompt=0.5))
+
+    def read(prompt: int) -> tuple[Tensor, Tensor]:
+        """What is masked of the prompt, and of the completion, where the prompt has so many tokens."""
+        revealed_at = torch.where(torch.arange(LENGTH) < prompt, -1, 0).expand(6, -1)
+        batch = Batch.of_tokens(torch.zeros(6, LENGTH, dtype=torch.int64), torch.arange(6), given=revealed_at < 0)
+        zeros = torch.zeros(6)
+        one = Experience(batch, batch.x, revealed_at, 1, torch.zeros(6, LENGTH), zeros, zeros[:, None], zeros)
+        hidden = policy.views(one, Key(0)).x == MASK
+        return hidden[:, :prompt], hidden[:, prompt:]
+
+    for prompt in (3, 7, 3, 5):
+        asked, answer = read(prompt)
+        assert answer.all() and torch.equal(asked, read(7)[0][:, :prompt])
+        assert 0 < float(asked.float().mean()) < 1
+
+
 def test_erratum_09_a_block_of_64_over_32_steps_reveals_two_at_each_and_never_leaks() -> None:
     def reveals(length: int, size: int, steps: int) -> list[list[int]]:
         """Of every step, the reveals in each block."""
@@ -168,6 +245,15 @@ def test_erratum_10_every_scale_is_honoured_and_answers_may_cross_lines() -> Non
                 scores = score(those, weights, [""], [completion], [[1]], {**columns, **extra}, 10.0)
                 assert [float(one) for one in scores.by_name.values()] == [scale] * len(those)
                 assert float(scores.total) == scale * len(those)
+
+
+def test_erratum_10_temperature_0_makes_equal_groups_and_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"sampler\.tokens\.temperature is 0.*all rollouts of a prompt are the same.*above 0"
+    ):
+        policy_parts("sampler.tokens.temperature=0")
+    tokens = collected(policy_parts("sampler.tokens.temperature=0.05")).experience.tokens.view(4, 4, -1)
+    assert all(len({tuple(row) for row in group.tolist()}) > 1 for group in tokens)  # nearly greedy, and not alike
 
 
 def test_erratum_11_many_steps_lower_neither_entropy_nor_the_number_of_reveals() -> None:

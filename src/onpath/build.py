@@ -158,7 +158,7 @@ def _states(config: RunConfig, spec: DataSpec | None = None, trained: RunConfig 
     require_conditions(config, spec)
     process = cast(Process, config.process.make(schedule=config.schedule.make(), **of_tokens))
     grid, sampler = _generation(config, source)
-    own_grid, own_sampler = _generation(trained or config, source)
+    own_grid, own_sampler = (grid, sampler) if trained is None else _generation(trained, source)
     objective = config.objective.make(
         process=process, grid=own_grid, sampler=own_sampler, fixed_counts=own_sampler.fixed_counts, **of_tokens
     )

@@ -222,7 +222,9 @@ def test_masks_are_of_the_pass_and_of_the_round() -> None:
     assert all(not torch.equal(a, b) for n, a in enumerate(masks) for b in masks[:n])
 
 
-@pytest.mark.parametrize("estimator", FAMILIES[Estimator])
+@pytest.mark.parametrize(
+    "estimator", [pytest.param(kind, marks=[] if kind == "diffu" else pytest.mark.slow) for kind in FAMILIES[Estimator]]
+)
 def test_a_simple_reward_rises(estimator: str) -> None:
     parts = policy_parts(
         f"objective.estimator.kind={estimator}",

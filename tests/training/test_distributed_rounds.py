@@ -39,7 +39,15 @@ ESTIMATORS = {
         "experience.rollout_batch_size=2",
     ],
 }
-OTHER = {"seconds", "examples_per_second", "rollout_seconds", "rollout_forwards", "set"}  # shards walk in step
+# shards walk in step, and ess is of a micro-batch
+OTHER = {
+    "seconds",
+    "examples_per_second",
+    "rollout_seconds",
+    "rollout_forwards",
+    "set",
+    "ess",
+}
 
 WORKER = """
 import json
@@ -64,11 +72,11 @@ with Processes.joined() as processes:
             parts.trainer.fit(parts.job(), folder, resume=resume, processes=processes)
         except FailedElsewhere as error:
             assert processes.rank == 1
-            print("told too:", error)
+            sys.stdout.write(f"told too: {error}\n")
         except ValueError as error:
             assert processes.rank == 0 and name == "failing", error
-            print("told:", error)
-print("both are done")
+            sys.stdout.write(f"told: {error}\n")
+sys.stdout.write("both are done\n")
 """
 
 
