@@ -49,7 +49,7 @@ OTHER = {
     "ess",
 }
 
-WORKER = """
+WORKER = r"""
 import json
 import sys
 from pathlib import Path

@@ -42,6 +42,10 @@ class OneStep(Estimator):
     def __post_init__(self) -> None:
         require_share("p_mask_prompt", self.p_mask_prompt)
         require_share("p_mask", self.p_mask)
+        if self.p_mask == 0.0:
+            raise ValueError(
+                "p_mask is 0.0, which masks nothing, so nothing would be trained; allowed is 0 < p_mask <= 1"
+            )
         if self.masking == "full" and self.p_mask != 1.0:
             raise ValueError(
                 f"p_mask is {self.p_mask}, but masking is full, which masks all of the completion; set "

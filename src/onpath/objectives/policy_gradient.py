@@ -230,7 +230,8 @@ def _refusal(sampler: Unmasking) -> str | None:
     }
     for name, (given, does) in refused.items():
         if given:
-            return f"sampler.{name} is {getattr(sampler, name)}, which {does}; leave sampler.{name} out"
+            other = ", or set sampler.blocks.stop_at_end=false" if name == "blocks" else ""
+            return f"sampler.{name} is {getattr(sampler, name)}, which {does}; leave sampler.{name} out{other}"
     if sampler.tokens.temperature == 0:
         return (
             "sampler.tokens.temperature is 0, so all rollouts of a prompt are the same, and no one is better than "

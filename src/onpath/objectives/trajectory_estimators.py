@@ -23,6 +23,7 @@ from onpath.objectives.estimators import (
     through_end,
 )
 from onpath.processes.masking import Masking
+from onpath.sampling.counts import AdaptiveCount
 from onpath.sampling.orders import BLIND
 from onpath.sampling.unmasking import Unmasking
 from onpath.types import Experience
@@ -49,6 +50,12 @@ class Trajectory(Estimator):
         _require_samples(self.trajectory_samples)
 
     def refusal(self, sampler: Unmasking) -> str | None:
+        if isinstance(sampler.count, AdaptiveCount):
+            return (
+                f"sampler.count is {type(sampler.count).__name__}, which looks at the network, so the ratio of the "
+                "revealed tokens is not that of the policy; allowed are schedule and ancestral; set "
+                "sampler.count=schedule, or take the estimator trace with score_candidates"
+            )
         if sampler.order in BLIND:
             return None
         return (
