@@ -13,16 +13,19 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+import texts
 from onpath import rng
+from onpath.build import build
 from onpath.experience.rounds import Round
 from onpath.experience.settings import GroupRollouts
 from onpath.kinds import FAMILIES
 from onpath.objectives.estimators import Estimator
 from onpath.records import RunFolder
 from onpath.rewards.base import FunctionReward
+from onpath.runs import load
 from onpath.training import checkpoint
 from onpath.types import Nets
-from policies import CPU, collected, policy_parts, rounds_of, train
+from policies import CPU, collected, policy_config, policy_parts, rounds_of, train
 
 T = TypeVar("T")
 ONES = (FunctionReward("judges:ones"),)
@@ -64,7 +67,8 @@ def together(count: int, *overrides: str) -> list[Round]:
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_a_group_may_be_larger_than_the_share_of_a_process(scale: str) -> None:
     settings = [
-        "experience.num_generations=8",
+        "training.batch_size=48",
+        "experience.num_generations=24",
         "experience.steps_per_round=2",
         f"experience.scale_rewards={scale}",
         "experience.baseline=leave_one_out",
@@ -80,14 +84,17 @@ def test_a_group_may_be_larger_than_the_share_of_a_process(scale: str) -> None:
     for name in ("reward_std", "frac_reward_zero_std"):
         assert all(part.sums[name] == whole.sums[name] for part in parts)
     total, count = (sum(part.sums["reward"][place] for part in parts) for place in (0, 1))
-    assert (total, count) == (pytest.approx(whole.sums["reward"][0], abs=1e-5), 32)
-    assert one.batch.ids.tolist() == list(range(32, 64))  # of round 1
+    assert (total, count) == (pytest.approx(whole.sums["reward"][0], abs=1e-5), 96)
+    for name in ("logp/nelbo", "logp/gap"):  # of the first 32
+        total, count = (sum(part.sums.get(name, (0.0, 0.0))[place] for part in parts) for place in (0, 1))
+        assert (total, count) == (pytest.approx(whole.sums[name][0], abs=1e-3), 32)
+    assert one.batch.ids.tolist() == list(range(96, 192))  # of round 1
     # the same prompt in each group, and the advantage by hand
-    groups = one.reward.view(-1, 8).double()
-    by_hand = groups - torch.stack([groups[:, [j for j in range(8) if j != i]].mean(1) for i in range(8)], 1)
+    groups = one.reward.view(-1, 24).double()
+    by_hand = groups - torch.stack([groups[:, [j for j in range(24) if j != i]].mean(1) for i in range(24)], 1)
     spread = {"group": groups.std(1, keepdim=True) + 1e-4, "batch": groups.std() + 1e-4, "none": 1.0}[scale]
-    torch.testing.assert_close(one.advantage.view(-1, 8).double(), by_hand / spread, rtol=1e-4, atol=1e-6)
-    given = one.tokens.masked_fill(one.free, -1).view(4, 8, -1)
+    torch.testing.assert_close(one.advantage.view(-1, 24).double(), by_hand / spread, rtol=1e-4, atol=1e-6)
+    given = one.tokens.masked_fill(one.free, -1).view(4, 24, -1)
     assert (given == given[:, :1]).all() and len({tuple(row) for row in given[:, 0].tolist()}) > 1
 
 
@@ -170,7 +177,7 @@ def test_a_reward_without_an_opinion_is_left_out_where_another_has_one() -> None
     own = [row["rewards"] for row in held.completions]
     assert held.sums["rewards/silent_once/mean"] == (7.5, 15)
     assert all(
-        row["reward"] == pytest.approx(2 * each["silent_once"] + each["ones"])
+        row["reward"] == pytest.approx(2 * (each["silent_once"] or 0.0) + each["ones"])
         for row, each in zip(held.completions, own, strict=True)
     )
     last = held.experience.reward[15]
@@ -240,3 +247,35 @@ def test_a_simple_reward_rises(estimator: str) -> None:
         assert state.round is not None
         rewards.append(float(state.round.experience.reward.mean()))
     assert rewards[0] < 0.25 and sum(rewards[-3:]) / 3 > 0.75, rewards  # the share of one digit in four
+
+
+def test_a_policy_begins_with_the_average_weights_of_another_run(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", "training.steps=2")
+    parts = build(policy_config(f"start={first.path}", "objective.beta=0.1"))
+    state, saved = parts.trainer.start(parts.job()), checkpoint.load(first.checkpoints / "step-2").average
+    assert state.reference is not None
+    for network in (parts.model, state.reference, state.average):
+        held = network.state_dict()
+        assert all(torch.equal(held[name], weight) for name, weight in saved.items())
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_keeps_its_reference(tmp_path: Path) -> None:
+    first = train(tmp_path / "first", "training.steps=2")
+    run = train(tmp_path / "second", f"start={first.path}", "objective.beta=0.1", "training.save_every=2")
+    shutil.rmtree(run.checkpoints / "step-4")
+    train(run.path, f"start={first.path}", "objective.beta=0.1", "training.save_every=2", resume=True)
+    whole = train(tmp_path / "whole", f"start={first.path}", "objective.beta=0.1", "training.save_every=2")
+    own, other = ([row["kl"] for row in one.metrics() if row["set"] == "train"] for one in (run, whole))
+    assert own == other and own[0] == 0 and own[-1] > 0
+
+
+def test_a_trained_policy_answers_when_its_prompts_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts.write_all(tmp_path)
+    data = "data={kind: prompts, path: prompts.jsonl, length: 24, max_completion_length: 8}"
+    judged = "evaluation={rewards: [{kind: function, function: 'judges:ones'}]}"
+    run = train(tmp_path / "run", data, judged, "training.steps=1")
+    (tmp_path / "prompts.jsonl").unlink()
+    state = load(run.path).sample(prompts=["a b 1 + 1?"])
+    assert not state.masked.any() and state.revealed_at.max() == 2

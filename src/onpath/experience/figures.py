@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onpath import rng
@@ -59,17 +59,27 @@ def of_round(groups: Float[Tensor, "P G"], found: Sequence[Scores], lengths: Flo
 
 
 def likelihood(
-    policy: PolicyGradient, denoiser: Denoiser, experience: Experience, key: rng.Key, device: torch.device
+    policy: PolicyGradient,
+    denoiser: Denoiser,
+    experience: Experience,
+    place: Int64[Tensor, "N"],
+    key: rng.Key,
+    device: torch.device,
 ) -> Mapping[str, tuple[float, float]]:
-    """`logp/nelbo`, the bound on the log-probability of the finished tokens by fresh masks, of some rollouts; and
-    `logp/gap`, by how much the tokens were likelier along the trajectory that drew them."""
-    part = experience.rows(slice(0, _BOUND_ROLLOUTS))
+    """`logp/nelbo`, the bound on the log-probability of the finished tokens by fresh masks, of the first rollouts of
+    the round; and `logp/gap`, by how much the tokens were likelier along the trajectory that drew them.
+
+    place: of each rollout of this process among those of all, rising.
+    """
+    own = int((place < _BOUND_ROLLOUTS).sum())
+    part = experience.rows(slice(0, max(own, 1)))  # one without any of the first runs along and counts nothing
     bound = bound_of(policy.process, policy.grid, _BOUND_STEPS, policy.walker.fixed_counts)
     batch = replace(part.batch, x=part.tokens).to(device)
     with evaluating(denoiser):
         nats = -float(bound.of_examples(denoiser, batch, key.fold("bound"), 1).sum())
-    count = float(len(part.tokens))
-    return {"logp/nelbo": (nats, count), "logp/gap": (float(part.log_prob.sum()) - nats, count)}
+    if own == 0:
+        return {}
+    return {"logp/nelbo": (nats, own), "logp/gap": (float(part.log_prob.sum()) - nats, own)}
 
 
 def _lengths(rollouts: Rollouts) -> Float[Tensor, "N"]:

@@ -121,7 +121,7 @@ class Rounds:
         sums = {
             **of_rollouts(rollouts, scores, self.source.end_id),
             **of_round(reward.view(-1, settings.num_generations), found, lengths),
-            **likelihood(self.policy, nets.current, experience, key.at(number), device),
+            **likelihood(self.policy, nets.current, experience, place, key.at(number), device),
         }
         group, most = (ids // settings.num_generations).tolist(), settings.log_completions
         shown = kept(self.generator, rollouts, scores, experience.advantage, group, most)
