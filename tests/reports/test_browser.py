@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import CHROMIUM, Page, chromium
@@ -254,3 +255,40 @@ def test_samples_are_shown_without_a_script(tab: Page, tmp_path: Path) -> None:
     assert found == [[14, 4]] * 4 + [[14, 9]]
     assert tab.run("[...document.querySelectorAll('#samples img')].every((e) => e.alt.length > 5)")
     assert tab.run("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_best_and_the_worst_completion_come_about(tab: Page, tmp_path: Path, width: int) -> None:
+    folder = made_of_text(tmp_path / "run")
+    folder.append_completions(3, [completion("1243", 1.0, "1243"), completion("1343", 0.5, "1243")])
+    page.write([folder.path], tmp_path / "out.html")
+    tab.size(width, 900)
+    tab.open(f"file://{tmp_path / 'out.html'}")
+    assert tab.run("document.documentElement.scrollWidth") <= width and tab.faults() == []
+    shown = "#rollout-player .text .piece"
+    assert texts(tab, shown) == [*"1243", *"1243", *"1243", *"1243"]
+    tab.run("document.querySelector('[name=rollout-mode][value=worst]').click()")
+    assert texts(tab, shown)[:4] == [*"1343"] and texts(tab, "#rollout-player .text .wrong") == ["3"]
+    assert "line-through" in tab.run("getComputedStyle(document.querySelector('.text .wrong')).textDecorationLine")
+    tab.run("document.querySelector('#rollout-player .player').focus()")
+    tab.press("Home")
+    assert texts(tab, shown)[:4] == ["1", "▒", "▒", "▒"] and texts(tab, "#rollout-player .text .wrong") == []
+    columns = tab.run("getComputedStyle(document.querySelector('.text.grid')).gridTemplateColumns").split()
+    assert len(columns) == 4 and tab.faults() == []
+
+
+def completion(first: str, reward: float, solution: str) -> dict[str, Any]:
+    """Of a grid of four equal lines: the first cell of each was given, the others came one a step."""
+    return {
+        "prompt": f"{first[0]}▒▒▒" * 4,
+        "completion": first[1:] + solution[1:] * 3,
+        "group": 5,
+        "reward": reward,
+        "rewards": {"sudoku_cells": reward},
+        "advantage": reward - 0.75,
+        "columns": {"solution": solution * 4},
+        "line": 4,
+        "words": list(first + solution * 3),
+        "revealed_at": [-1, 0, 1, 2] * 4,
+        "log_prob": [0.0, -0.5, -0.25, -0.125] * 4,
+    }

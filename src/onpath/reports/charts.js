@@ -171,8 +171,9 @@ function line(one, { x, y, bottom }) {
     return found;
   }
   if (one.low && one.high) {
-    const edge = [...one.xs.map((a, index) => [a, one.high[index]]), ...one.xs.map((a, index) => [a, one.low[index]]).reverse()];
-    found.push(draw("polygon", { class: `band ${look(one)}`, points: edge.map(([a, b]) => `${x.at(a).toFixed(1)},${y.at(b).toFixed(1)}`).join(" ") }));
+    const held = one.xs.map((a, index) => [a, one.low[index], one.high[index]]).filter(([, low, high]) => low !== null && high !== null);
+    const edge = [...held.map(([a, , high]) => [a, high]), ...held.map(([a, low]) => [a, low]).reverse()];
+    found.push(draw("polygon", { class: `band ${one.look || `f${one.run % 6}`}`, points: edge.map(([a, b]) => `${x.at(a).toFixed(1)},${y.at(b).toFixed(1)}`).join(" ") }));
   }
   const path = spots.map(([a, b], index) => `${index ? "L" : "M"}${a.toFixed(1)} ${b.toFixed(1)}`).join("");
   found.push(draw("path", { class: `s ${look(one)}`, d: path, "stroke-width": one.thin ? 1.4 : 2 }));

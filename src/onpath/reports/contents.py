@@ -14,6 +14,7 @@ from typing import Any
 from onpath.config import RunConfig
 from onpath.data.source import ImageSource, TextSource
 from onpath.records import RunFolder
+from onpath.reports.completions import some
 
 _MOST_ROWS = 4000  # of metrics in a page, over all runs and sets; more of them cannot be seen, but they can be felt
 _MOST_TRACES = 3_000_000  # characters of JSON, over all runs
@@ -40,8 +41,8 @@ class Contents:
 
     subject: `plan`, `text` or `image`, what it generates. metrics: set -> name -> values by row, `step` among the
     names; numbers that are not finite are None. every: the page holds each so-many-th row of metrics. environment: {}
-    where it is not there. seconds: that training took, as logged. written: when metrics.jsonl was last written, ISO
-    time, "" where there is none.
+    where it is not there. completions: some of those of policy optimisation, see ``reports.completions``. seconds: that
+    training took, as logged. written: when metrics.jsonl was last written, ISO time, "" where there is none.
     """
 
     folder: RunFolder
@@ -52,6 +53,7 @@ class Contents:
     every: int
     evaluation: Sequence[Mapping[str, Any]]
     traces: Sequence[Mapping[str, Any]]
+    completions: Sequence[Mapping[str, Any]]
     seconds: float
     written: str
     notes: Sequence[Note]
@@ -90,6 +92,7 @@ def read(path: Path, name: str, num_runs: int = 1) -> Contents:
         every=every,
         evaluation=evaluation,
         traces=_few(traces, _MOST_TRACES // num_runs, notes),
+        completions=some(folder.completions()),
         seconds=_seconds(rows),
         written=_time(metrics.stat().st_mtime) if metrics.exists() else "",
         notes=notes,

@@ -52,10 +52,28 @@ const SPELLED = {
   doubted_replaced: ["Doubted, replaced", "share of wrong tokens that are answered by [MASK]"],
   doubted_untouched: ["Doubted, untouched", "share of right tokens that are answered by [MASK]"],
 };
+Object.assign(SPELLED, {
+  reward: ["Reward", "weighted sum, ± its spread within groups"], frac_reward_zero_std: ["Groups without spread", "share in which all rewards are alike"],
+  kl: ["KL", "to the network that training began with, nats"], entropy: ["Entropy", "nats per scored token"],
+  "clip_ratio/low_mean": ["Clipped below", "share of ratios"], "clip_ratio/high_mean": ["Clipped above", "share of ratios"],
+  "sampling/importance_sampling_ratio/mean": ["Probability ratio", "mean, new over old"], ess: ["Effective rollouts", "share of a micro-batch"],
+  "completions/mean_length": ["Length of completions", "tokens, mean"], "completions/min_length": ["Shortest completion", "tokens"], "completions/max_length": ["Longest completion", "tokens"],
+  "completions/clipped_ratio": ["Completions without end", "share"], rollout_forwards: ["Forwards of a completion", "rows through the network"], rollout_seconds: ["Time of rollouts", "seconds of a round"],
+  "logp/traj": ["Log-probability", "of a completion along its trajectory, nats"], "logp/nelbo": ["Bound on it", "by fresh masks, nats"], "logp/gap": ["Gap of the two", "nats"],
+});
 const HIDDEN = ["step", "seconds", "num_masked", "nelbo"];
+const isSpread = (name) => name === "reward_std" || /^rewards\/.*\/std$/.test(name); // the first is drawn around its mean
 
 function spelled(name) {
-  return SPELLED[name] || [name.replaceAll("_", " "), ""];
+  const one = /^rewards\/(.*)\/mean$/.exec(name);
+  return SPELLED[name] || (one ? [`Reward: ${one[1].replaceAll("_", " ")}`, "mean of completions"] : [name.replaceAll("_", " "), ""]);
+}
+
+// The spread of rewards as a band around their mean, where both are known.
+function banded(name, { [name]: ys, reward_std: spread }) {
+  if (name !== "reward" || !spread) return {};
+  const edge = (sign) => ys.map((value, index) => (value === null || (spread[index] ?? null) === null ? null : value + sign * spread[index]));
+  return { low: edge(-1), high: edge(1) };
 }
 
 function same(a, b) {
@@ -68,20 +86,22 @@ const IN_NATS = ["nelbo_per_token", "masked_cross_entropy"];
 
 function curves() {
   const runs = report.runs, holder = byId("curve-charts"), tools = byId("curve-tools");
-  const names = [...new Set(runs.flatMap((run) => Object.values(run.metrics).flatMap((columns) => Object.keys(columns))))].filter((name) => !HIDDEN.includes(name));
-  names.sort((a, b) => (FIRST.indexOf(a) + 1 || 99) - (FIRST.indexOf(b) + 1 || 99));
+  const names = [...new Set(runs.flatMap((run) => Object.values(run.metrics).flatMap((columns) => Object.keys(columns))))].filter((name) => !HIDDEN.includes(name) && !isSpread(name));
+  const rank = (name) => (/^rewards?(\/|$)/.test(name) ? 0 : FIRST.indexOf(name) + 1 || (SPELLED[name] ? 50 : 99));
+  names.sort((a, b) => rank(a) - rank(b));
   const isCopy = (name) => name === "masked_cross_entropy" && runs.every((run) => Object.values(run.metrics).every((c) => !c[name] || !c.loss || same(c[name], c.loss)));
   const last = Math.max(1, ...runs.map((run) => run.step));
   const curveOf = (name, isLog, inBits) => {
     const shown = inBits && IN_NATS.includes(name) ? (value) => (value === null ? null : value / Math.LN2) : (value) => value;
     const series = runs.flatMap((run, index) => Object.entries(run.metrics).filter(([, columns]) => columns[name]).map(([set, columns]) => ({
-      label: runs.length > 1 ? `${run.name} ${set}` : set, run: index, xs: columns.step, ys: columns[name].map(shown), dots: set !== "train", thin: set === "train",
+      label: runs.length > 1 ? `${run.name} ${set}` : set, run: index, xs: columns.step, ys: columns[name].map(shown), dots: set !== "train", thin: set === "train", ...banded(name, columns),
     })));
     const [title, unit] = spelled(name);
     const values = series.flatMap((one) => one.ys).filter((value) => value !== null);
     const mayLog = values.length > 0 && values.every((value) => value > 0) && !SHARES.includes(name);
     const y = name === "accuracy" ? { high: 1 } : SHARES.includes(name) ? { low: 0, high: 1 } : undefined;
-    return chart({ title, unit: inBits ? unit.replace("nats", "bits") : unit, series, mayLog, log: isLog && mayLog && /loss|nelbo|cross_entropy|norm/.test(name), y, x: { label: "step", low: 0, high: last } });
+    const span = series.flatMap((one) => [...(one.low || []), ...(one.high || [])]).filter((value) => value !== null);
+    return chart({ title, span, unit: inBits ? unit.replace("nats", "bits") : unit, series, mayLog, log: isLog && mayLog && /loss|nelbo|cross_entropy|norm/.test(name), y, x: { label: "step", low: 0, high: last } });
   };
   const wanted = { scale: "log", unit: "nats" };
   const shown = names.filter((name) => !isCopy(name));
@@ -191,13 +211,16 @@ function shares() {
       fine: `Drawn again from seed, step and example by the run's own objective: ${figure(found.num_states)} states of ${found.steps.length} evenly spaced steps.${mean}`,
     }));
   });
-  if (!holder.children.length) holder.append(make("p", { class: "note" }, "No step has been trained yet, or the training states cannot be drawn again here."));
+  if (!holder.children.length) holder.append(make("p", { class: "note" }, report.runs.every((run) => run.kinds.objective === "policy_gradient")
+    ? "A policy is trained on its own rollouts, which only the weights of that moment could make again."
+    : "No step has been trained yet, or the training states cannot be drawn again here."));
 }
 
 theme();
 live();
 if (byId("player")) plans(report, byId("player"));
 if (byId("text-player")) texts(report, byId("text-player"));
+if (byId("rollout-player")) rollouts(report, byId("rollout-player"));
 if (byId("drift-charts")) drift(report, byId("drift-charts"));
 curves();
 schedules();

@@ -12,7 +12,7 @@ from typing import Any
 
 from onpath.config import RunConfig
 from onpath.records import write_atomically
-from onpath.reports import contents, drawings
+from onpath.reports import completions, contents, drawings
 from onpath.reports.contents import Contents, Note
 
 RELOAD_SECONDS = 10
@@ -57,7 +57,8 @@ def facts(run: Contents) -> dict[str, Any]:
         "metrics": run.metrics,
         "every": run.every,
         "evaluation": list(run.evaluation),
-        "traces": [trace for trace in run.traces if trace["kind"] != "image"],
+        "traces": [*(trace for trace in run.traces if trace["kind"] != "image"), *completions.traces(run.completions)],
+        "completions": completions.table(run.completions),
         "pictures": [trace for trace in run.traces if trace["kind"] == "image"],
         "num_steps": 0,
         "kinds": {},
@@ -84,7 +85,8 @@ def _drawn(data: Mapping[str, Any], step: int, notes: list[Note]) -> dict[str, A
     try:
         states = drawings.States.of(config)
         told["num_steps"] = states.num_steps
-        told["mask_shares"] = states.mask_shares(step) if step else None
+        # rollouts are of the weights that the policy had then
+        told["mask_shares"] = states.mask_shares(step) if step and config.experience is None else None
     except Exception as error:  # the data of a dead run may be gone
         notes.append(Note(f"The states of training cannot be drawn again ({error})."))
     return told | {"ramps": drawings.ramps(config, told["num_steps"] or max(step, 1))}
@@ -100,7 +102,8 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
     environment.filters["interval"] = _between
     script = "\n".join(_part(f"{name}.js") for name in ("charts", "player", "plans", "texts", "drift", "page"))
     style = _part("page.css")
-    told = [{name: value for name, value in run.items() if name != "pictures"} for run in runs]  # they are markup
+    markup = ("pictures", "completions")
+    told = [{name: value for name, value in run.items() if name not in markup} for run in runs]
     data = json.dumps({"format": 1, "runs": told, "reload": RELOAD_SECONDS if live else 0}, allow_nan=False)
     return environment.from_string(_part("page.html")).render(
         runs=runs,
@@ -310,7 +313,7 @@ def _between(interval: Sequence[Any], digits: int = 4) -> str:
 
 def _titled(metric: str) -> str:
     """A metric as a heading."""
-    words = _HEADINGS.get(metric, metric.replace("_", " "))
+    words = _HEADINGS.get(metric, metric.rpartition("/")[2].replace("_", " "))
     return words[:1].upper() + words[1:]
 
 

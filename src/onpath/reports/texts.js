@@ -7,14 +7,16 @@ function textBoard(colouring) {
   return (trace, run, index, heading) => {
     const moments = momentsOf(trace), whole = moments.at(-1).tokens, tail = tailOf(whole);
     const cells = Array.from({ length: trace.length }, () => make("span", { class: "piece" }));
-    const text = make("div", { class: "text", role: "group", "aria-label": "The text as it stands" }, ...cells);
+    const wrong = new Set(trace.wrong || []);
+    const text = make("div", { class: `text${trace.line ? " grid" : ""}`, role: "group", "aria-label": "The text as it stands" }, ...cells);
+    if (trace.line) text.style.setProperty("--cells", trace.line);
     const strong = make("strong"), rest = make("span");
     const status = make("p", { class: "status", role: "status" }, strong, " ", rest);
     const element = make("div", { class: "board" }, heading, text, status, tokenTable(moments.at(-1), `Tokens of text ${trace.task} of ${run.name}`));
     const show = (at) => {
       const moment = moments[Math.min(at, moments.length - 1)];
       const struck = new Map(moment.struck), fresh = new Set(moment.fresh);
-      cells.forEach((cell, position) => pieceInto(cell, position, moment, { struck, fresh, whole: whole[position], isTail: position > tail, by: colouring.by }));
+      cells.forEach((cell, position) => pieceInto(cell, position, moment, { struck, fresh, whole: whole[position], isTail: position > tail && !trace.line, isWrong: wrong.has(position), by: colouring.by }));
       [strong.textContent, rest.textContent] = toldOf(moment);
     };
     return { element, show, moments, status };
@@ -29,14 +31,14 @@ function tailOf(whole) {
   return whole.length - first > 2 ? first : whole.length;
 }
 
-function pieceInto(cell, position, moment, { struck, fresh, whole, isTail, by }) {
+function pieceInto(cell, position, moment, { struck, fresh, whole, isTail, isWrong, by }) {
   const token = moment.tokens[position], isGiven = token !== null && token.when === 0;
   const breaks = whole ? whole.word.split("\n").length - 1 : 0;
-  const names = ["piece", token ? "" : struck.has(position) ? "struck" : "masked", isGiven ? "given" : "", token && moment.step && fresh.has(position) ? "new" : "", token && moment.again[position] ? "again" : ""];
+  const names = ["piece", token ? "" : struck.has(position) ? "struck" : "masked", isGiven ? "given" : "", token && moment.step && fresh.has(position) ? "new" : "", token && moment.again[position] ? "again" : "", token && isWrong ? "wrong" : ""];
   const level = token && !isGiven ? levelOf(token, moment, by) : null;
   if (level !== null) names.push(`${by === "step" ? "w" : "p"}${level}`);
   cell.className = names.filter(Boolean).join(" ");
-  cell.title = `Token ${position + 1}: ${describe(token, moment.again[position], struck.get(position))}`;
+  cell.title = `Token ${position + 1}: ${describe(token, moment.again[position], struck.get(position))}${token && isWrong ? ", wrong" : ""}`;
   const word = token ? token.word : struck.has(position) ? struck.get(position) : "▒";
   if (token && isTail && token.word === whole.word) cell.textContent = "·";
   else if (token && whole && token.word === whole.word) cell.textContent = word.replaceAll("\n", `${BREAK}\n`);
@@ -84,24 +86,38 @@ function tokenTable(moment, label) {
   return details;
 }
 
-function textKeys(colouring, holder) {
+function textKeys(colouring, holder, marks) {
   const ramp = Array.from({ length: LEVELS }, (_, level) => make("span", { class: `piece ${colouring.by === "step" ? "w" : "p"}${level}` }, "\u00a0"));
   const [from, to] = colouring.by === "step" ? ["first step", "last step"] : ["probability 0", "1"];
   holder.replaceChildren(
     make("li", {}, `${from} `, make("span", { class: "ramp", "aria-hidden": "true" }, ...ramp), ` ${to}`),
-    ...[["masked", "▒", "masked"], ["given", "given", ""], ["new", "new", "revealed now"], ["struck", "old", "masked again now"], ["again", "new", "revealed after it was masked again"]].map(([name, sample, words]) => make("li", {}, make("span", { class: `piece ${name}`, "aria-hidden": "true" }, sample), words ? ` ${words}` : "")),
+    ...[["masked", "▒", "masked"], ["given", "given", ""], ["new", "new", "revealed now"], ...marks].map(([name, sample, words]) => make("li", {}, make("span", { class: `piece ${name}`, "aria-hidden": "true" }, sample), words ? ` ${words}` : "")),
   );
 }
 
-function texts(report, holder) {
+const AGAIN = [["struck", "old", "masked again now"], ["again", "new", "revealed after it was masked again"]];
+
+// spec: {kind, label, noun, outcome(trace), marks}: of the traces that are read as texts.
+function readable(report, holder, spec) {
   const colouring = { by: "step" }, keys = make("ul", { class: "legend" });
-  textKeys(colouring, keys);
+  textKeys(colouring, keys, spec.marks);
   player(report, holder, {
-    kind: "text", label: "Text", noun: "text", boardOf: textBoard(colouring), keeps: true, outcome: () => "",
+    ...spec, boardOf: textBoard(colouring), keeps: true,
     delay: (boards) => Math.max(60, Math.min(420, 9000 / Math.max(...boards.map((one) => one.moments.length)))),
     extra: (refresh) => make("fieldset", { class: "group" }, make("legend", {}, "Colour"), ...[["step", "Step"], ["probability", "Probability"]].map(([value, words]) => make("label", { class: "chip" },
-      make("input", { type: "radio", name: "text-colour", value, checked: value === "step", onchange: () => { colouring.by = value; textKeys(colouring, keys); refresh(); } }), make("span", {}, words)))),
+      make("input", { type: "radio", name: `${spec.kind}-colour`, value, checked: value === "step", onchange: () => { colouring.by = value; textKeys(colouring, keys, spec.marks); refresh(); } }), make("span", {}, words)))),
     hint: "Point at a token to read its step and its probability; As a table has all of them.",
   });
   if (holder.querySelector(".player")) holder.querySelector(".hint").before(keys);
+}
+
+function texts(report, holder) {
+  readable(report, holder, { kind: "text", label: "Text", noun: "text", outcome: () => "", marks: AGAIN });
+}
+
+function rollouts(report, holder) {
+  const all = report.runs.flatMap((run) => run.traces).filter((trace) => trace.kind === "rollout");
+  if (!all.length) return;
+  const marks = all.some((trace) => trace.wrong.length) ? [["wrong", "4", "not as in the solution"]] : [];
+  readable(report, holder, { kind: "rollout", label: "Prompt no.", noun: "completion", outcome: () => "", marks });
 }
