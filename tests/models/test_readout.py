@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from onpath.models.blocks import apply_readout
+from onpath.models.blocks import LinearHead, apply_readout
 
 ROWS, WIDTH, WORDS, CHUNK = 23, 8, 11, 6
 GENERATOR = torch.Generator().manual_seed(0)
@@ -49,6 +49,37 @@ def test_chunks_are_the_whole(named: bool, upstream: torch.Tensor | None, readou
         run(CHUNK, named, readout, upstream, frozen), run(ROWS, named, readout, upstream, frozen), strict=True
     ):
         torch.testing.assert_close(one, whole)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained head", "frozen head"])
+@pytest.mark.parametrize("upstream", [None, SHARES + 0.3], ids=["summed", "weighed afterwards"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_linear_head_shares_its_products(precision: torch.dtype, upstream: torch.Tensor | None, frozen: bool) -> None:
+    """Pieces of chunks, a padded weight, and products in bf16 whose sum is kept in fp32."""
+
+    def found(chunk: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        weight = torch.randn(WORDS + 2, WIDTH, generator=generator).requires_grad_(not frozen)
+        hidden = torch.randn(ROWS, WIDTH, generator=generator).requires_grad_()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            head = LinearHead(weight, WORDS)
+            nats, hits = apply_readout(head, hidden * 1.0, torch.arange(ROWS), nats_and_hit, chunk, (weight,))
+            (nats.sum() if upstream is None else (nats * upstream).sum()).backward()
+        assert hidden.grad is not None and (weight.grad is None) == frozen
+        return [nats.detach(), hits, hidden.grad, *([] if weight.grad is None else [weight.grad])]
+
+    close = {} if precision == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    for one, whole in zip(found(8), found(ROWS), strict=True):
+        torch.testing.assert_close(one, whole, **close)
+
+
+def test_what_a_readout_hands_out_is_not_written_over() -> None:
+    weight, hidden = torch.randn(WORDS, WIDTH, requires_grad=True), torch.randn(ROWS, WIDTH)
+    head = LinearHead(weight, WORDS)
+    found = apply_readout(head, hidden, torch.arange(ROWS), lambda logits, _: logits, CHUNK, (weight,))
+    torch.testing.assert_close(found, head(hidden))
+    with torch.no_grad():
+        assert torch.equal(apply_readout(head, hidden, torch.arange(ROWS), lambda z, _: z, CHUNK), head(hidden))
 
 
 def test_no_logits_of_all_rows_exist_and_none_are_made_twice() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onpath.objectives.estimators import Estimator
-from onpath.objectives.mask_estimators import Sandwiched, SequenceELBO, Weighted
+from onpath.objectives.mask_estimators import OneStep, Sandwiched, SequenceELBO, Weighted
 from onpath.objectives.policy_gradient import PolicyGradient
 from onpath.objectives.trajectory_estimators import Trajectory
 from onpath.processes.masking import Masking
@@ -218,3 +218,35 @@ def test_forms_without_a_ratio_raise_what_is_better_than_its_group(estimator: Es
         network.logits -= 0.01 * gradient
         after = float((log_probability(network, experience).exp() * rewards(experience.tokens)).sum())
     assert after > before
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["weights of the rollouts", "older weights"])
+@pytest.mark.parametrize("kl", ["path", "k3"])
+def test_the_gradient_is_that_of_the_surrogate_written_out(kl: Any, moved: bool) -> None:
+    """In double precision, from the table: mean over |o| of min(r·A, clip(r)·A), less beta times a KL."""
+    network, other, experience = table(1), table(2), trajectories()
+    experience = replace(experience, advantage=torch.linspace(-1, 1, len(experience.tokens)))
+    objective = policy(OneStep(p_mask_prompt=0.0), beta=0.3, kl=kl, epsilon=0.1)
+    if moved:
+        experience = replace(experience, old=objective.old_scores(other, experience, Key(0))[:, None])
+    loss = objective(Nets(network, reference=other), experience, Key(0), 0).numerator
+    (gradient,) = torch.autograd.grad(loss, network.logits)
+
+    words, words_of_other = (one.logits.double().log_softmax(-1) for one in (network, other))
+    state = WORLD.code(torch.full_like(experience.tokens, WORLD.mask_id))
+    place = experience.tokens[:, :, None]
+    now, before = (table_of[state].gather(2, place)[..., 0] for table_of in (words, words_of_other.detach()))
+    ratio = (now - (before if moved else now.detach())).exp()
+    advantage = experience.advantage.double()[:, None]
+    gain = torch.minimum(ratio * advantage, ratio.clamp(0.9, 1.1) * advantage)
+    if kl == "path":
+        penalty = (words.exp() * (words - words_of_other.detach()))[state].sum(-1)
+    else:
+        penalty = (before - now).exp() - 1 - (before - now)
+    ended = (experience.tokens == END).long()
+    kept = (ended.cumsum(1) - ended == 0).double()
+    exact = (((0.3 * penalty - gain) * kept).sum(1) / kept.sum(1)).sum()
+    assert float(loss.detach()) == pytest.approx(float(exact.detach()), abs=2e-4)
+    torch.testing.assert_close(
+        gradient.double(), torch.autograd.grad(exact, network.logits)[0].double(), atol=1e-4, rtol=1e-4
+    )

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from onpath.models.blocks import RMSNorm, read_rows, sinusoids
+from onpath.models.blocks import LinearHead, RMSNorm, read_rows, sinusoids
 from onpath.types import Readout, Spec
 
 _LARGE, _TILE = 4096, 128  # heads from this width on are padded to whole tiles, which matrix units prefer
@@ -93,17 +93,9 @@ class TokenTransformer(nn.Module):
                 hidden = checkpoint(block, hidden, turn, allowed, mood, use_reentrant=False)
             else:
                 hidden = block(hidden, turn, allowed, mood)
-        weights = (self._head_weight,)
-        return read_rows(self._logits, self.norm(hidden), rows, readout, self.num_logits, weights)
-
-    @property
-    def _head_weight(self) -> Tensor:
-        return self.token.weight if self.head is None else self.head.weight
-
-    def _logits(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
-        weight = self._head_weight
-        logits = F.linear(hidden, weight[: self.num_logits] if self.head is None else weight)
-        return logits[..., : self.num_logits]
+        weight = self.token.weight[: self.num_logits] if self.head is None else self.head.weight
+        head = LinearHead(weight, self.num_logits)
+        return read_rows(head, self.norm(hidden), rows, readout, self.num_logits, (weight,))
 
 
 def _check_length(length: int, most: int) -> None:

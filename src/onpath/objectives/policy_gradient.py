@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.objectives.base import Objective
+from onpath.objectives.drawn_words import log_softmax, scored
 from onpath.objectives.estimators import Estimator, Views
 from onpath.objectives.mask_estimators import OneStep
 from onpath.processes.masking import Masking, flat_rows
@@ -19,6 +20,9 @@ from onpath.sampling.grids import EvenGrid, Grid
 from onpath.sampling.loop import Sampler
 from onpath.sampling.unmasking import Unmasking
 from onpath.types import Batch, Denoiser, Experience, Loss, Nets
+
+Cost = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+"""The cost (R,) of R scored tokens by their log-probabilities, their KL or None, and their flat places."""
 
 _MOST = 20.0  # of a log-ratio: its exponential, and that times an advantage, stay finite
 
@@ -28,12 +32,14 @@ class Scores:
     """What a network says at the scored places of views, (C, N, L), 0 elsewhere.
 
     log_prob: of the targets at the sampler's temperature, with gradient. kl: to the reference, summed over words,
-    with gradient, None where it was not asked for. entropy: in nats, without gradient.
+    with gradient, None where it was not asked for. entropy: in nats, without gradient. cost: the sum of what each
+    token costs, with gradient, where that was asked for; then nothing else has one.
     """
 
     log_prob: Float[Tensor, "C N L"]
     entropy: Float[Tensor, "C N L"]
     kl: Float[Tensor, "C N L"] | None = None
+    cost: Float[Tensor, ""] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,8 @@ class PolicyGradient(Objective):
             )
         experience = batch
         views = self.views(experience, key)
-        scores = self.scores(nets.model, experience, views, None if not self.beta else nets.reference)
+        cost = self._cost(views, experience)
+        scores = self.scores(nets.model, experience, views, nets.reference if self.beta else None, cost)
         log_prob, device = scores.log_prob, scores.log_prob.device
         old = log_prob.detach()
         if experience.old is not None:
@@ -116,15 +123,38 @@ class PolicyGradient(Objective):
         if value is None:
             value, metrics = self._clipped(log_prob, old, views, experience)
         loss, count = -value.sum(), float(len(experience.tokens))
-        weight = views.by_copy(views.weight).to(device)
         if scores.kl is not None:
+            weight = views.by_copy(views.weight).to(device)
             kl = ((weight * scores.kl).sum((0, 2)) * views.scale.to(device)).sum()
             loss = loss + self.beta * kl
             metrics["kl"] = (kl.detach(), count)
-        scored = float(views.scored.sum())
-        metrics["entropy"] = (scores.entropy.sum(), scored)
+        if scores.cost is not None:  # the same number, with the gradient that was formed while the tokens were read
+            loss = loss + (scores.cost - scores.cost.detach())
+        number = float(views.scored.sum())
+        metrics["entropy"] = (scores.entropy.sum(), number)
         metrics["loss_forwards"] = (float(len(views.x)), count)
         return Loss(loss, count, metrics)
+
+    def _cost(self, views: Views, experience: Experience) -> Cost | None:
+        """What each scored token adds to the loss, where that does not depend on the others; None where it does.
+
+        Under the weights of the rollouts every ratio is 1, so that its gradient is known before anything is read.
+        """
+        old = experience.old
+        if not self.estimator.has_ratio or (self.estimator.unit != "score" and old is not None):
+            return None
+        device, copies = experience.batch.x.device, views.num_copies
+        weight = (views.by_copy(views.weight) * views.scale[:, None]).flatten().to(device)
+        advantage = experience.advantage[:, None].expand(copies, -1, views.x.shape[1]).flatten().to(device)
+        if old is not None:
+            old = old[:, experience.iteration].transpose(0, 1)[:copies].flatten().to(device)
+
+        def cost(log_prob: Tensor, kl: Tensor | None, at: Tensor) -> Tensor:
+            gap = log_prob - (log_prob.detach() if old is None else old[at])
+            gain = gap * advantage[at] if old is None else self._surrogate(_ratio(gap), advantage[at])
+            return weight[at] * (-gain if kl is None else self.beta * kl - gain)
+
+        return cost
 
     def views(self, experience: Experience, key: rng.Key) -> Views:
         """What this pass reads; the draws are of the round and the pass, whatever optimizer step it comes in."""
@@ -139,7 +169,12 @@ class PolicyGradient(Objective):
             return self.scores(denoiser, experience, views).log_prob.transpose(0, 1).cpu()
 
     def scores(
-        self, denoiser: Denoiser, experience: Experience, views: Views, reference: Denoiser | None = None
+        self,
+        denoiser: Denoiser,
+        experience: Experience,
+        views: Views,
+        reference: Denoiser | None = None,
+        cost: Cost | None = None,
     ) -> Scores:
         """One forward of all views, the head running at the scored places alone; with a reference one of it before."""
         process, batch, device = self.process, experience.batch, experience.batch.x.device
@@ -147,41 +182,51 @@ class PolicyGradient(Objective):
         targets = views.targets.flatten().to(device, non_blocking=True)
         x = views.x.to(device, non_blocking=True)
         share = process.masked_fraction(batch, views.masked.sum(1)).to(device, non_blocking=True)
-        heat = self.walker.tokens.temperature
-
-        def log_softmax(logits: Tensor) -> Tensor:
-            return (process.words_only(logits.float()) / heat).log_softmax(-1)
+        all_words = self.kl == "path"
 
         whole = None
         if reference is not None:
-            with torch.no_grad():
-                memo = reference.encode(**batch.conditions())
-                read = _all_words if self.kl == "path" else _of(targets)
-                whole = reference(x, share, memo, rows=rows, readout=lambda logits, at: read(log_softmax(logits), at))
 
-        def readout(logits: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
-            words = log_softmax(logits)
-            found = words.gather(1, targets[chunk][:, None])
+            def read(logits: Tensor, at: Tensor) -> Tensor:
+                words = log_softmax(self._tempered(logits))
+                return words if all_words else words.gather(1, targets[at][:, None])[:, 0]
+
             with torch.no_grad():
-                entropy = -(words.exp() * words).sum(-1)
+                whole = reference(x, share, reference.encode(**batch.conditions()), rows=rows, readout=read)
+
+        def readout(logits: Tensor, at: Tensor) -> tuple[Tensor, ...]:
+            logits = self._tempered(logits)
+            found, entropy = scored(logits, targets[at])
+            kl = None
             if whole is not None:
-                place = torch.searchsorted(rows, chunk)
-                found = torch.cat([found, self._kl(words, found, whole[place])], dim=1)
-            return found, entropy
+                beside = whole[torch.searchsorted(rows, at)]
+                kl = _path_kl(log_softmax(logits), beside) if all_words else self._kl(found, beside)
+            if cost is not None:
+                first = cost(found, kl, at)
+                return (first, entropy, found.detach(), *(() if kl is None else (kl.detach(),)))
+            return found if kl is None else torch.stack([found, kl], dim=1), entropy
 
-        memo = denoiser.encode(**batch.conditions())
-        found, entropy = denoiser(x, share, memo, rows=rows, readout=readout)
-        columns = [_placed(column, rows, views) for column in (*found.unbind(1), entropy)]
-        return Scores(columns[0], columns[-1], columns[1] if whole is not None else None)
+        found = denoiser(x, share, denoiser.encode(**batch.conditions()), rows=rows, readout=readout)
+        first, entropy, *rest = found
+        columns = rest if cost is not None else [first] if whole is None else first.unbind(1)
+        entropy, log_prob, *kl = (_placed(column, rows, views) for column in (entropy, *columns))
+        return Scores(log_prob, entropy, kl[0] if kl else None, None if cost is None else first.sum())
 
-    def _kl(self, words: Tensor, found: Tensor, whole: Tensor) -> Tensor:
-        """(N, 1) of the KL to the reference; `whole` holds its log-probabilities, of all words or of the targets."""
-        if self.kl == "path":
-            return (words.exp() * (words - whole).clamp(-_MOST, _MOST)).sum(-1, keepdim=True)
-        gap = (whole[:, None] - found).clamp(-_MOST, _MOST)
+    def _tempered(self, logits: Tensor) -> Tensor:
+        """The logits that the sampler draws from."""
+        logits, heat = self.process.words_only(logits.float()), self.walker.tokens.temperature
+        return logits if heat == 1.0 else logits / heat
+
+    def _kl(self, found: Tensor, reference: Tensor) -> Tensor:
+        """(N,) estimates of the KL by the log-probabilities of the drawn tokens."""
+        gap = (reference - found).clamp(-_MOST, _MOST)
         if self.kl == "k1":
             return -gap
         return 0.5 * gap.square() if self.kl == "k2" else gap.exp() - 1.0 - gap
+
+    def _surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        return torch.minimum(ratio * advantage, ratio.clamp(1.0 - self.epsilon, 1.0 + high) * advantage)
 
     def _clipped(
         self, log_prob: Tensor, old: Tensor, views: Views, experience: Experience
@@ -199,12 +244,11 @@ class PolicyGradient(Objective):
             places = ((weight * gap).sum((0, 2)) * scale)[None, :, None]
             outer = torch.ones_like(places)
         advantage = experience.advantage.to(device)[:, None]
-        ratio = places.clamp(-_MOST, _MOST).exp()
-        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
-        held = ratio.clamp(1.0 - self.epsilon, 1.0 + high)
-        value = (outer * torch.minimum(ratio * advantage, held * advantage)).sum((0, 2))
+        ratio = _ratio(places)
+        value = (outer * self._surrogate(ratio, advantage)).sum((0, 2))
         counted = outer > 0
         number = counted.sum()
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
         low = counted & (ratio < 1.0 - self.epsilon) & (advantage < 0)
         above = counted & (ratio > 1.0 + high) & (advantage > 0)
         ratios = (ratio.detach() * counted).sum()
@@ -251,12 +295,10 @@ def _placed(values: Float[Tensor, "R"], rows: Tensor, views: Views) -> Float[Ten
     return whole.view(views.num_copies, -1, views.scored.shape[1])
 
 
-def _all_words(words: Tensor, chunk: Tensor) -> Tensor:
-    return words
+def _ratio(gap: Tensor) -> Tensor:
+    return gap.clamp(-_MOST, _MOST).exp()
 
 
-def _of(targets: Tensor) -> Any:
-    def read(words: Tensor, chunk: Tensor) -> Tensor:
-        return words.gather(1, targets[chunk][:, None])[:, 0]
-
-    return read
+def _path_kl(words: Float[Tensor, "N V"], reference: Float[Tensor, "N V"]) -> Float[Tensor, "N"]:
+    """Of two distributions over words, by their log-probabilities."""
+    return (words.exp() * (words - reference).clamp(-_MOST, _MOST)).sum(-1)
