@@ -28,13 +28,17 @@ from onpath.types import Batch, Noised, Spec
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks are no package
 
 from benchmarks import _mdlm_peer as peer
+from benchmarks import _policy_peer as policy_peer
 from benchmarks import _rollout_peer as rollout_peer
-from benchmarks import mdlm, rollout, sampler_text, train_step
+from benchmarks import mdlm, policy, rollout, sampler_text, train_step
 from benchmarks._rollout_networks import digits_network
 
 WORDS, LENGTH = 7, 12
 CHECKOUT = os.environ.get("MDLM_CHECKOUT", "")
 needs_peer = pytest.mark.skipif(not CHECKOUT, reason="MDLM_CHECKOUT names no checkout of kuleshov-group/mdlm")
+
+DLLM = os.environ.get("DLLM_CHECKOUT", "")
+SIZES = {"width": 16, "depth": 1, "heads": 2, "num-words": 40, "prompt": 3, "completion": 8, "batch": 4, "repeats": 1}
 
 
 class Fixed(torch.nn.Module):
@@ -253,3 +257,28 @@ def test_the_stand_in_for_skrample_is_unipc() -> None:
 def test_a_folder_without_simpletuner_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"plan.py; give the folder of a checkout of bghira/SimpleTuner"):
         rollout_peer.load(tmp_path)
+
+
+def test_the_policy_loss_runs_beside_the_logits_of_all_positions(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [f"--{name}={value}" for name, value in SIZES.items()]
+    policy.main([*sizes, "--precisions", "fp32", "--lengths", "end", "--betas", "0.04", "--passes", "2"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [row["metric"] for row in rows] == ["step", "peak memory"]
+    assert all(row["value"] > 0 and row["ratio"] == row["baseline"] / row["value"] for row in rows)
+
+
+def test_a_folder_without_dllm_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no dllm.*give the folder of a checkout of ZHZisZZ/dllm"):
+        policy_peer.load(tmp_path)
+
+
+@pytest.mark.skipif(not DLLM, reason="DLLM_CHECKOUT names no checkout of ZHZisZZ/dllm")
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize(("num_iterations", "beta"), [(1, 0.0), (1, 0.04), (2, 0.0), (2, 0.04)])
+def test_dllms_loss_and_gradient_are_ours(num_iterations: int, beta: float, ends: bool) -> None:
+    sizes = policy.Sizes(width=16, depth=1, heads=2, num_words=40, prompt=3, completion=8, batch=4)
+    bench = policy.Bench.of(policy.Case(num_iterations, beta, ends, bf16=False), sizes, "cpu")
+    found = policy.agreement(bench, policy_peer.load(DLLM))
+    assert found.pop("size of losses") < 1.0
+    assert all(value < 1e-4 for value in found.values())
+    assert not any(name.split(".")[0] in ("dllm", "trl") for name in sys.modules)

@@ -1,0 +1,340 @@
+"""Seconds and memory of the policy loss beside dLLM's own log-probability and loss code.
+
+    python -m benchmarks.policy [--peer PATH] [--trl PATH] [--device cuda]
+
+PATH of --peer is a checkout of ZHZisZZ/dllm, whose trainer of diffu-GRPO runs unchanged (_policy_peer.py); that of
+--trl a folder with an unpacked wheel of TRL 0.19, whose loss dLLM inherits: without it a stand-in takes its place.
+Both have the same token transformer with random weights, rollouts, advantages, masks, old and reference weights, and
+the same estimator, `diffu`: the completion masked, one forward, clipped ratios, KL by k3. Before anything is timed,
+log-probabilities, losses and gradients are compared at equal masks.
+
+A step is forward, loss and backward of one pass over 8 rollouts; old and reference log-probabilities, which a round
+makes for all its passes, are in its share. Completions are full, or end at random places: dLLM then still makes the
+logits behind the end, and of the prompt. Without --peer ours is beside itself with the logits (B, L, V) of all
+positions. Quickest of repeats in turn, of the processor with one CPU thread, else of the clock; memory is the most that
+torch holds at once beyond the weights, gradients included. Ratios above 1 are in favour of ours.
+Prints JSON lines {benchmark, case, metric, value, unit, baseline, ratio}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+import torch
+import torch.nn as nn
+from benchmarks import _policy_peer as theirs
+from benchmarks.rollout import quickest
+from benchmarks.scaling import peak_bytes
+from benchmarks.train_step import FullLogits
+from jaxtyping import Int64
+from torch import Tensor
+
+from onpath import rng
+from onpath.models.transformer import TokenTransformer
+from onpath.objectives.estimators import Estimator, Views
+from onpath.objectives.mask_estimators import OneStep
+from onpath.objectives.policy_gradient import PolicyGradient
+from onpath.processes.masking import Masking
+from onpath.rng import Key
+from onpath.sampling.unmasking import Unmasking
+from onpath.schedules import LinearSchedule
+from onpath.types import Batch, Denoiser, Experience, Nets, Spec
+
+FASTER, SMALLER = 3.0, 2.0  # what is wanted of ours
+KEY = Key(0, "benchmark")
+END = 0  # the end token
+Round = Callable[[], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of network and batch; V counts words, [MASK] comes on top."""
+
+    width: int = 256
+    depth: int = 4
+    heads: int = 4
+    num_words: int = 32_768
+    prompt: int = 64
+    completion: int = 192
+    batch: int = 8
+
+    def __str__(self) -> str:
+        lengths = f"prompt {self.prompt}, completion {self.completion}"
+        return f"{self.depth} x {self.width}, V {self.num_words}, {lengths}, {self.batch} rollouts"
+
+    @property
+    def length(self) -> int:
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True)
+class Case:
+    """num_iterations: passes over a round; beta: of the KL; ends: whether completions end at random places."""
+
+    num_iterations: int
+    beta: float
+    ends: bool
+    bf16: bool
+
+    def __str__(self) -> str:
+        lengths = "completions that end" if self.ends else "full completions"
+        return f"{'bf16' if self.bf16 else 'fp32'}, {lengths}, mu {self.num_iterations}, beta {self.beta:g}"
+
+
+@dataclass(frozen=True, eq=False)
+class AtStates(Estimator):
+    """`diffu` at states (I, N, L) that were made elsewhere, one for each pass."""
+
+    states: Int64[Tensor, "I N L"]
+
+    def views(self, process: Masking, experience: Experience, end_id: int | None, key: rng.Key) -> Views:
+        found = OneStep(0.0).views(process, experience, end_id, key)
+        return replace(found, x=self.states[experience.iteration].cpu())
+
+
+def network(sizes: Sizes, device: str) -> TokenTransformer:
+    """With random weights everywhere, so that every word has a probability of its own."""
+    torch.manual_seed(0)
+    spec = Spec(sizes.length, sizes.num_words, sizes.num_words)
+    made = TokenTransformer(spec, width=sizes.width, num_heads=sizes.heads, depth=sizes.depth)
+    for weight in made.parameters():
+        if not weight.any():
+            nn.init.normal_(weight, std=0.02)
+    return made.to(device)
+
+
+def moved(one: nn.Module, seed: int) -> nn.Module:
+    """A frozen copy with slightly other weights: those of the rollouts, or the reference."""
+    other = copy.deepcopy(one).requires_grad_(False)
+    torch.manual_seed(seed)
+    for weight in other.parameters():
+        weight += 0.02 * weight.std() * torch.randn_like(weight)
+    head = cast(nn.Linear, other.head).weight
+    head += 0.008 * torch.randn_like(head)
+    return other
+
+
+def rollouts(sizes: Sizes, ends: bool, device: str) -> Experience:
+    """Random prompts and completions with advantages of mean 0; ends: with an end token at a random place of each."""
+    ids = torch.arange(sizes.batch)
+    tokens = 1 + rng.integers(KEY.fold("tokens"), ids, (sizes.length,), sizes.num_words - 1)
+    if ends:
+        at = (torch.arange(sizes.batch) + 0.5) / sizes.batch * sizes.completion  # evenly, in any order
+        tokens[ids, sizes.prompt + at.long()] = END
+    step = torch.full_like(tokens, -1)
+    step[:, sizes.prompt :] = 0
+    advantage = torch.linspace(-1, 1, sizes.batch)
+    blank = torch.zeros(tokens.shape)
+    batch = Batch.of_tokens(tokens, ids, given=step < 0).to(device)
+    peers = advantage.expand(sizes.batch, -1)
+    return Experience(batch, tokens, step, 1, blank, advantage, peers, advantage)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One case: the trained network, those of rollouts and reference, and what was rolled out."""
+
+    case: Case
+    sizes: Sizes
+    model: nn.Module
+    before: nn.Module
+    reference: nn.Module
+    experience: Experience
+
+    @classmethod
+    def of(cls, case: Case, sizes: Sizes, device: str) -> Bench:
+        model = network(sizes, device)
+        return cls(case, sizes, model, moved(model, 1), moved(model, 2), rollouts(sizes, case.ends, device))
+
+    def policy(self, estimator: Estimator | None = None) -> PolicyGradient:
+        case, process = self.case, Masking(LinearSchedule(), self.sizes.num_words)
+        kl = "k3" if case.beta else "path"
+        sampler = Unmasking(end_id=END)
+        return PolicyGradient(process, estimator or OneStep(), beta=case.beta, kl=kl, sampler=sampler)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """The round as dLLM's collection hands it to its loss, but for log-probabilities."""
+        cut, tokens = self.sizes.prompt, self.experience.batch.x
+        completion = tokens[:, cut:]
+        ended = (completion == END).int()
+        return {
+            "prompt_ids": tokens[:, :cut],
+            "prompt_mask": torch.ones_like(tokens[:, :cut]),
+            "completion_ids": completion,
+            "completion_mask": (ended.cumsum(1) - ended == 0).int(),
+            "advantages": self.experience.advantage.to(tokens.device),
+        }
+
+    def trainer(self, kind: type[Any]) -> Any:
+        case = self.case
+        settings = theirs.Settings(self.sizes.num_words, case.num_iterations, case.beta)
+        return theirs.trainer(kind, settings, theirs.Logits(self.model, case.bf16))
+
+    def states(self, made: Any) -> Int64[Tensor, "I N L"]:
+        """What dLLM's network is shown in each pass."""
+        tokens = self.experience.batch.x
+        given = torch.arange(self.sizes.length, device=tokens.device) < self.sizes.prompt
+        return torch.stack([made._forward_process(tokens, given, self.sizes.num_words, s) for s in made._mask_seeds])
+
+    def ours(
+        self, wrap: Callable[[nn.Module], nn.Module] = lambda one: one, estimator: Estimator | None = None
+    ) -> Round:
+        """A round by our objective; it leaves the gradient of its last pass."""
+        case, policy, device = self.case, self.policy(estimator), self.experience.batch.x.device.type
+        model, before, reference = (cast(Denoiser, wrap(one)) for one in (self.model, self.before, self.reference))
+        nets = Nets(model, reference=reference if case.beta else None)
+        passes = [
+            replace(self.experience, iteration=i, num_iterations=case.num_iterations)
+            for i in range(case.num_iterations)
+        ]
+
+        def run() -> list[Tensor]:
+            losses, old = [], None
+            with torch.autocast(device, torch.bfloat16, enabled=case.bf16):
+                if case.num_iterations > 1:
+                    old = torch.stack([policy.old_scores(before, one, KEY) for one in passes], dim=1)
+            for one in passes:
+                self.model.zero_grad(set_to_none=True)
+                with torch.autocast(device, torch.bfloat16, enabled=case.bf16):
+                    loss = policy(nets, replace(one, old=old), KEY, 0).mean
+                loss.backward()
+                losses.append(loss.detach())
+            return losses
+
+        return run
+
+    def peers(self, made: Any) -> Round:
+        """A round by dLLM's code."""
+        case, plain = self.case, self.inputs()
+        before, reference = (theirs.Logits(one, case.bf16) for one in (self.before, self.reference))
+
+        def run() -> list[Tensor]:
+            losses: list[Tensor] = []
+            inputs: dict[str, Any] = {**plain, "old_per_token_logps": None, "ref_per_token_logps": None}
+            if case.num_iterations > 1:
+                inputs["diffu_old_logps_all"] = theirs.log_probs(made, before, plain)
+            if case.beta:
+                inputs["diffu_ref_logps_all"] = theirs.log_probs(made, reference, plain)
+            made._diffu_iter_idx = 0
+            for _ in range(case.num_iterations):
+                self.model.zero_grad(set_to_none=True)
+                loss = made._compute_loss(made.model, inputs)
+                loss.backward()
+                losses.append(loss.detach())
+            return losses
+
+        return run
+
+
+def emit(case: str, metric: str, value: float, unit: str, baseline: float | None = None) -> None:
+    """A row; its ratio is baseline over value."""
+    row = {"benchmark": "policy", "case": case, "metric": metric, "value": value, "unit": unit}
+    print(json.dumps({**row, "baseline": baseline, "ratio": baseline / value if baseline else None}), flush=True)
+
+
+def gradient(model: nn.Module) -> Tensor:
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def agreement(bench: Bench, kind: type[Any]) -> dict[str, float]:
+    """Greatest differences of log-probabilities, losses and, relative to its length, gradient at equal masks."""
+    made = bench.trainer(kind)
+    estimator, inputs = AtStates(bench.states(made)), bench.inputs()
+    there = theirs.log_probs(made, made.model, inputs)
+    one = replace(bench.experience, num_iterations=bench.case.num_iterations)
+    policy = bench.policy(estimator)
+    with torch.autocast(one.batch.x.device.type, torch.bfloat16, enabled=bench.case.bf16):
+        here = torch.stack(
+            [
+                policy.old_scores(cast(Denoiser, bench.model), replace(one, iteration=i), KEY)[:, 0]
+                for i in range(one.num_iterations)
+            ],
+            dim=1,
+        )
+    gap = here[..., bench.sizes.prompt :].to(there.device) - there
+    losses = torch.stack(bench.peers(made)())
+    wanted = gradient(bench.model)
+    mine = torch.stack(bench.ours(estimator=estimator)())
+    return {
+        "difference of log-probabilities": float(gap.abs().max()),
+        "difference of losses": float((mine - losses).abs().max()),
+        "size of losses": float(losses.abs().max()),
+        "difference of gradients over their length": float((gradient(bench.model) - wanted).norm() / wanted.norm()),
+    }
+
+
+def compare(bench: Bench, others: dict[str, Round], args: argparse.Namespace) -> tuple[float, float]:
+    """Rows of time and memory; returns the ratios to the last of `others`."""
+    mine, number = bench.ours(), bench.case.num_iterations
+    took = quickest({"ours": mine, **others}, args.repeats, args.device)
+    memory = {}
+    for name, run in {"ours": mine, **others}.items():
+        bench.model.zero_grad(set_to_none=True)
+        memory[name] = peak_bytes(run, args.device) / 2**20
+    ratios = 0.0, 0.0
+    for name in others:
+        case = f"{args.device}, threads {args.threads}, {bench.sizes}, {bench.case}, beside {name}"
+        emit(case, "step", took["ours"] / number / 1e3, "s", took[name] / number / 1e3)
+        emit(case, "peak memory", memory["ours"], "MiB", memory[name])
+        ratios = took[name] / took["ours"], memory[name] / memory["ours"]
+    return ratios
+
+
+def run(args: argparse.Namespace) -> None:
+    sizes = Sizes(**{f.name: getattr(args, f.name) for f in fields(Sizes)})
+    kind = None if args.peer is None else theirs.load(args.peer, args.trl)
+    lowest = (float("inf"), float("inf"))
+    for precision, lengths, beta, number in itertools.product(args.precisions, args.lengths, args.betas, args.passes):
+        bench = Bench.of(Case(number, beta, lengths == "end", precision == "bf16"), sizes, args.device)
+        if kind is None:
+            others = {"the logits of all positions": bench.ours(lambda one: FullLogits(cast(Any, one), False))}
+        else:
+            for metric, value in agreement(bench, kind).items():
+                emit(f"{args.device}, {sizes}, {bench.case}", metric, value, "1")
+            others = {"dLLM": bench.peers(bench.trainer(kind))}
+        lowest = cast(tuple[float, float], tuple(map(min, lowest, compare(bench, others, args))))
+    if kind is None:
+        return
+    said = "TRL's own loss" if args.trl else "a stand-in for TRL's loss"
+    case = f"{args.device}, {said}: at least {lowest[0]:.2f} times as fast with {1 / lowest[1]:.2f} of the memory"
+    met = lowest[0] >= FASTER and lowest[1] >= SMALLER
+    emit(f"{case}; needed are {FASTER:g} and {1 / SMALLER:g}", "met", float(met), "yes or no")
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", help="a checkout of ZHZisZZ/dllm")
+    parser.add_argument("--trl", help="a folder with an unpacked wheel of TRL 0.19")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
+    parser.add_argument("--lengths", nargs="+", default=["full", "end"], choices=("full", "end"))
+    parser.add_argument("--betas", nargs="+", type=float, default=[0.0, 0.04])
+    parser.add_argument("--passes", nargs="+", type=int, default=[1, 2])
+    for field in fields(Sizes):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
+    args = parser.parse_args(argv)
+    if args.trl and not args.peer:
+        parser.error("--trl: it is read with --peer alone; name both, or leave --trl out")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this torch sees no GPU; run on a machine with one, or leave --device out")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parsed(argv)
+    torch.set_num_threads(args.threads)
+    run(args)
+
+
+if __name__ == "__main__":
+    main()
