@@ -338,6 +338,6 @@ TOKEN_DENOISERS: dict[str, Callable[[Spec], nn.Module]] = {
     "token_transformer, gated, recomputed": partial(
         TokenTransformer, width=32, num_heads=2, depth=1, mlp="gated", recompute=True
     ),
-    "token_transformer with time": partial(TokenTransformer, width=32, num_heads=2, depth=1, time=True),
-    "token_transformer with places": partial(TokenTransformer, width=32, num_heads=2, depth=1, absolute=True),
+    "token_transformer with time": partial(TokenTransformer, width=32, num_heads=2, depth=1, reads=("time",)),
+    "token_transformer with places": partial(TokenTransformer, width=32, num_heads=2, depth=1, reads=("place",)),
 }

@@ -117,7 +117,7 @@ def test_time_matters_only_where_it_is_asked_for() -> None:
 
 
 def test_squared_relu_and_adaln_start_as_the_plain_block() -> None:
-    model = TokenTransformer(SPEC, width=32, num_heads=4, depth=1, time=True)
+    model = TokenTransformer(SPEC, width=32, num_heads=4, depth=1, reads=("time",))
     plain = TokenTransformer(SPEC, width=32, num_heads=4, depth=1)
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "modulate" not in k and "read_time" not in k})
     for one in (model, plain):
@@ -149,12 +149,12 @@ def test_places_tell_equal_tokens_apart() -> None:
     spec = Spec(length=6, num_words=4, mask_id=4)
     x = torch.full((1, 6), 2)
     logits = {}
-    for absolute in (False, True):
+    for reads in ((), ("place",)):
         torch.manual_seed(0)
-        network = TokenTransformer(spec, width=32, num_heads=2, depth=1, absolute=absolute)
+        network = TokenTransformer(spec, width=32, num_heads=2, depth=1, reads=reads)
         assert network.head is not None
         torch.nn.init.normal_(network.head.weight)
-        logits[absolute] = network(x, torch.zeros(1), network.encode())[0]
+        logits[bool(reads)] = network(x, torch.zeros(1), network.encode())[0]
     # equal tokens attend to equal values, so without places nothing tells one row of logits from another
     assert (logits[False] - logits[False][0]).abs().max() < 1e-5
     assert (logits[True] - logits[True][0]).abs().max() > 0.1

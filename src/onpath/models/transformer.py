@@ -23,10 +23,10 @@ class TokenTransformer(nn.Module):
     """A bidirectional pre-norm transformer over tokens: rotary positions, normalised queries and keys, no biases.
 
     spec: of the data. width, num_heads, depth: of the blocks. mlp: `squared_relu` (4·width hidden units) or `gated`
-    (SiLU gate, 8/3·width). time: whether the masked fraction modulates every norm (adaLN); a masked state shows how
-    much of it is masked, so it is off. absolute: whether a learned vector of its place is added to each token, for
-    canvases whose places have meanings of their own, such as the cells of a puzzle; rows are then as long as in
-    training at most. tied: whether the head is the embedding.
+    (SiLU gate, 8/3·width). reads: what is read beside the tokens:
+    `time`, the masked fraction, modulates every norm (adaLN), which a masked state shows anyway; `place` adds a learned
+    vector of its place to each token, for canvases whose places have meanings of their own, such as the cells of a
+    puzzle, and rows are then as long as in training at most. tied: whether the head is the embedding.
     recompute: keep only the inputs of blocks for the backward, which saves memory for a third more work.
     Sources: rotary positions arXiv:2104.09864, Eq. 34; squared ReLU arXiv:2109.08668; adaLN arXiv:2212.09748.
     """
@@ -39,18 +39,18 @@ class TokenTransformer(nn.Module):
         num_heads: int = 4,
         depth: int = 6,
         mlp: Literal["squared_relu", "gated"] = "squared_relu",
-        time: bool = False,
-        absolute: bool = False,
+        reads: tuple[Literal["time", "place"], ...] = (),
         tied: bool = False,
         recompute: bool = False,
     ) -> None:
         super().__init__()
         _check(spec, width, num_heads, depth, mlp)
+        time = "time" in reads
         self.num_logits, self.recompute = spec.num_logits, recompute
         self.token = nn.Embedding(max(spec.num_words, spec.mask_id + 1), width)
         nn.init.normal_(self.token.weight, std=1.0 if not tied else width**-0.5)
         self.scale = 1.0 if not tied else width**0.5  # the input has unit variance either way
-        self.place = nn.Embedding(spec.length, width) if absolute else None
+        self.place = nn.Embedding(spec.length, width) if "place" in reads else None
         self.rotary = Rotary(width // num_heads)
         self.read_time = nn.Sequential(nn.Linear(width, width), nn.SiLU()) if time else None
         self.blocks = nn.ModuleList(_Block(width, num_heads, mlp, time) for _ in range(depth))
@@ -101,8 +101,8 @@ class TokenTransformer(nn.Module):
 def _check_length(length: int, most: int) -> None:
     if length > most:
         raise ValueError(
-            f"token transformer: a row has {length} tokens, and with absolute: true there is a vector for each of "
-            f"{most} places; allowed are rows of up to {most}; ask for shorter ones, or train with absolute: false"
+            f"token transformer: a row has {length} tokens, and with reads: [place] there is a vector for each of "
+            f"{most} places; allowed are rows of up to {most}; ask for shorter ones, or train without place"
         )
 
 
