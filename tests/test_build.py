@@ -26,7 +26,8 @@ from onpath.types import Batch
 from tiny import settings, tiny, tiny_parts
 
 RECIPES = sorted(Path(str(resources.files("onpath.recipes"))).glob("*.yaml"))
-OF_ONE_S_OWN = {"sft", "diffusers-lora"}  # ask for a model and data; see tests/test_sft.py, test_from_diffusers.py
+# ask for a model and data; see tests/test_sft.py, test_from_diffusers.py, test_gsm8k_recipe.py
+OF_ONE_S_OWN = {"sft", "diffusers-lora", "trajectory_nelbo_gsm8k"}
 
 
 def trained(path: Path, *overrides: str) -> RunFolder:
@@ -116,6 +117,10 @@ SHORT = {  # what a recipe needs besides to be over after three steps
     **{
         name: [f"objective.scheduled_sampling.{ramp}=1" for ramp in ("start_step", "ramp_steps")]
         for name in ("digits-inject", "digits-rollout", "fashion-inject", "fourrooms-rollout", "shakespeare-rollout")
+    },
+    **{  # a run to begin with, and as many rollouts as the batch has
+        name: ["start=null", "experience.num_generations=4", "training.warmup_steps=0"]
+        for name in ("sudoku-grpo", "countdown-grpo", "fourrooms-grpo")
     },
 }
 WRITERS = {"fashion": pictures.write_idx, "fashion-inject": pictures.write_idx, "cifar10": pictures.write_cifar}

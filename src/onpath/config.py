@@ -293,7 +293,7 @@ def _parse_part(family: type, value: Any, path: str) -> Part:
 
 
 def _parse_list(family: type, value: Any, path: str) -> tuple[Part, ...]:
-    if not isinstance(value, list | tuple) or not value:
+    if not isinstance(value, list | tuple):
         raise ValueError(
             f"config: {path} is {value!r}; give a list, each of {', '.join(FAMILIES[family])}, or a mapping"
         )

@@ -151,7 +151,8 @@ def test_prompts_without_answers_have_samples_alone(text: Path) -> None:
     rows = [{"prompt": f"the cat {n}", "answer": n} for n in range(20)]
     (text.parent / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"kind": "prompts", "path": "asked.jsonl", "length": 24, "max_completion_length": 8, "begin": True}
-    subject = fresh(data=data)
+    judged = {"rewards": [{"kind": "function", "function": "judges:shortness"}]}
+    subject = fresh(data=data, objective={"kind": "policy_gradient"}, experience=judged, training={"steps": 1})
     found = TextEvaluation(num_samples=6, steps=(3,)).measure(subject)
     assert {(row["set"], row["mode"]) for row in found} == {("generated", "samples@3")}
     (trace,) = TextEvaluation(num_samples=6, steps=(3,)).traces(subject, 1)

@@ -13,7 +13,8 @@ SPEC = Spec(length=12, num_words=11, mask_id=11)
 OPTIONS = {
     "plain": {},
     "gated, tied": {"mlp": "gated", "tied": True},
-    "time": {"time": True},
+    "time": {"reads": ("time",)},
+    "time and place": {"reads": ("time", "place")},
     "recompute": {"recompute": True},
 }
 
@@ -110,7 +111,7 @@ def test_one_encoding_serves_several_states() -> None:
 def test_time_matters_only_where_it_is_asked_for() -> None:
     x = tokens(2, 12)
     for asked in (False, True):
-        model = network(time=asked)
+        model = network(reads=("time",) if asked else ())
         with torch.no_grad():
             early, late = (model(x, torch.full((2,), t), model.encode()) for t in (0.1, 0.9))
         assert torch.equal(early, late) is not asked

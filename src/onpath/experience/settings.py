@@ -49,6 +49,8 @@ class GroupRollouts:
                 f"experience: num_generations is {self.num_generations}; a rollout is judged by the others of its "
                 "prompt, so 2 or more are needed; 8 is usual"
             )
+        if not self.rewards:
+            raise ValueError("experience: rewards is empty; name one reward at least, such as rewards=[sudoku_solved]")
         for name in ("steps_per_round", "num_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"experience: {name} is {getattr(self, name)}; it must be 1 or more")
