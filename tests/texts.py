@@ -13,6 +13,12 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+HEADERS = (
+    "{% for message in messages %}{{ bos_token if loop.first else '' }}<|start_header_id|>{{ message['role'] }}"
+    "<|end_header_id|>\n\n{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
 
 def documents(count: int = 40) -> list[str]:
     """Different texts of 1 to 30 words in several scripts."""
@@ -73,6 +79,18 @@ def write_byte_pairs(folder: Path, chat: bool = False) -> Path:
     """A folder as transformers saves a GPT- or Qwen-like tokenizer."""
     config = {"eos_token": "<|im_end|>" if chat else "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
     return _saved(folder, _byte_pairs(), {**config, **({"chat_template": CHATML} if chat else {})})
+
+
+def write_llada(folder: Path) -> Path:
+    """A folder as transformers saves the tokenizer of LLaDA: [MASK] amid the words, not named as such, two ends."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_str(_byte_pairs())
+    signs = ["startoftext", "mdm_mask", "start_header_id", "end_header_id", "eot_id"]
+    made.add_special_tokens([f"<|{sign}|>" for sign in signs])
+    roles = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    config = {**roles, "chat_template": HEADERS, "tokenizer_class": "PreTrainedTokenizerFast"}
+    return _saved(folder, made.to_str(), config)
 
 
 def write_word_pieces(folder: Path) -> Path:

@@ -139,7 +139,7 @@ def _first(*ids: int | None) -> int | None:
 
 
 def _loaded(name: str) -> Any:
-    """The tokenizer of that name; ValueError with what to do where there is none."""
+    """The tokenizer of that name, without asking for, or running, code beside it; ValueError where there is none."""
     path = Path(name).expanduser()
     try:
         transformers = extra("transformers")
@@ -150,7 +150,7 @@ def _loaded(name: str) -> Any:
         if path.is_dir() and not [*path.glob("tokenizer*"), *path.glob("vocab*")]:  # transformers would make one up
             raise FileNotFoundError("the folder holds none")
         with quiet():
-            return transformers.AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name)
+            return transformers.AutoTokenizer.from_pretrained(path if path.is_dir() else name, trust_remote_code=False)
     except Exception as error:  # the hub, the network and each format have exceptions of their own
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(

@@ -51,7 +51,7 @@ class Prompts(TextSource):
           subset: main
           prompt: question
           chat: true
-          tokenizer: {kind: huggingface, name: GSAI-ML/LLaDA-8B-Instruct}
+          tokenizer: {kind: huggingface, name: GSAI-ML/LLaDA-8B-Instruct, mask_token: "<|mdm_mask|>"}
           length: 512
           max_completion_length: 256
     """

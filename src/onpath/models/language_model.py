@@ -175,7 +175,7 @@ class LanguageModel(nn.Module, ABC):
         if padding is not None and self.padding_leaks:
             raise ValueError(
                 f"{self.kind}: {self.name} attends to padding, whatever it is told; give it examples of one length, "
-                "such as those that data.end: fill makes"
+                "such as those that data.end: fill makes, or take a model whose code heeds its attention_mask"
             )
         if documents is None:
             assert padding is not None
