@@ -478,7 +478,7 @@ POLICIES = [
     Case("prompts to learn", f"{POLICY} {ASKED} objective=nelbo experience=null", "data prompts", "without answers", "objective nelbo", "take data with answers", QUESTIONS),
     Case("start at nothing", f"{POLICY} start=nowhere", "config: start", "'nowhere'", "the folder of a trained run", "leave start out"),
     Case("start that does not fit", f"{POLICY} start=text-run", "its weights do not fit", "token.weight", "(5, 16) in TokenTransformer", "Restore the settings"),
-    Case("no reward", f"{POLICY} experience.rewards=[]", "experience.rewards", "is []", "each of function, gsm8k_correct", "give a list"),
+    Case("no reward", f"{POLICY} experience.rewards=[]", "experience.rewards", "is []", "one reward or more is needed", "name what judges"),
     Case("reward", f"{POLICY} experience.rewards=[sudoku_cell]", "experience.rewards.0.kind", "'sudoku_cell'", "allowed are function", "did you mean sudoku_cells?"),
     Case("reward of nowhere", f"{POLICY} 'experience.rewards=[{{kind: function, function: \"nope:f\"}}]'", "experience.rewards.0", "'nope:f'", "No module named 'nope'", "put that on PYTHONPATH"),
     Case("reward twice", f"{POLICY} experience.rewards=[sudoku_cells,sudoku_cells]", "experience.rewards", "sudoku_cells 2 times", "is needed once", "remove one"),

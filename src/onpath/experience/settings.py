@@ -50,7 +50,10 @@ class GroupRollouts:
                 "prompt, so 2 or more are needed; 8 is usual"
             )
         if not self.rewards:
-            raise ValueError("experience: rewards is empty; name one reward at least, such as rewards=[sudoku_solved]")
+            raise ValueError(
+                "experience: rewards is []; one reward or more is needed, such as rewards=[sudoku_solved]; name what "
+                "judges a completion"
+            )
         for name in ("steps_per_round", "num_iterations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"experience: {name} is {getattr(self, name)}; it must be 1 or more")
