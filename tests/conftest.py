@@ -25,3 +25,11 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def code_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Code from model folders is copied to a place of the tests before it runs; a process can have one such place."""
+    import transformers
+
+    transformers.dynamic_module_utils.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("code"))

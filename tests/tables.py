@@ -36,7 +36,7 @@ from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
 from onpath.objectives.policy_gradient import PolicyGradient
-from onpath.objectives.trajectory_estimators import Trace, Trajectory, TrajectoryNELBOEstimator
+from onpath.objectives.trajectory_estimators import TraceEstimator, Trajectory, TrajectoryNELBOEstimator
 from onpath.objectives.weighting import (
     LogitNormalTimes,
     LossWeight,
@@ -243,7 +243,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "coupled": Coupled(),
     "coupled, reference": Coupled(weights="reference"),
     "espo": SequenceELBO(),
-    "trace": Trace(merge=2),
+    "trace": TraceEstimator(merge=2),
     "spg": Sandwiched(),
     "wd1": Weighted(),
 }

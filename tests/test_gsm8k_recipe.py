@@ -71,12 +71,10 @@ ALL = [*FILES, *SIZES, REWARDS]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, code_cache: None) -> Path:
     """A folder with a model and its tokenizer, and rows as those of GSM8K."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("gsm8k")
-    # code from model folders is copied there before it runs
-    transformers.dynamic_module_utils.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("code"))
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(write_llada(folder / "model"))
     with torch.random.fork_rng(devices=[]):

@@ -43,7 +43,7 @@ from onpath.objectives.masked_ce import MaskedCrossEntropy
 from onpath.objectives.nelbo import ContinuousNELBO, TrajectoryNELBO
 from onpath.objectives.penalties import MaskingPenalties
 from onpath.objectives.policy_gradient import PolicyGradient
-from onpath.objectives.trajectory_estimators import Trace, Trajectory, TrajectoryNELBOEstimator
+from onpath.objectives.trajectory_estimators import TraceEstimator, Trajectory, TrajectoryNELBOEstimator
 from onpath.objectives.weighting import (
     LogitNormalTimes,
     LossWeight,
@@ -136,7 +136,7 @@ FAMILIES: dict[type, dict[str, type]] = {
     Estimator: {
         "traj": Trajectory,
         "traj_nelbo": TrajectoryNELBOEstimator,
-        "trace": Trace,
+        "trace": TraceEstimator,
         "diffu": OneStep,
         "uni": UniformTime,
         "coupled": Coupled,

@@ -80,14 +80,12 @@ class Copying(Source):
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory, code_cache: None) -> Path:
     """A folder with tiny models of each type, with a tokenizer, as transformers saves them."""
     import transformers as hf
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("models")
-    # code from model folders is copied there before it runs
-    hf.dynamic_module_utils.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("code"))
     hf.utils.logging.disable_progress_bar()
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     split = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*specials, *"abcdefghijklmnopqrs"])}, "[UNK]"))

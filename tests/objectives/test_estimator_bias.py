@@ -12,7 +12,7 @@ from torch import Tensor
 from onpath.objectives.estimators import Estimator
 from onpath.objectives.mask_estimators import Coupled, OneStep, SequenceELBO, UniformTime
 from onpath.objectives.policy_gradient import PolicyGradient
-from onpath.objectives.trajectory_estimators import Trace, Trajectory, TrajectoryNELBOEstimator
+from onpath.objectives.trajectory_estimators import TraceEstimator, Trajectory, TrajectoryNELBOEstimator
 from onpath.processes.masking import Masking
 from onpath.rng import Key
 from onpath.sampling.counts import AncestralCount
@@ -141,8 +141,8 @@ def test_scoring_all_candidates_makes_a_confidence_order_exact(scale: float) -> 
     made = by_confidence(one[0], one[1])
     assert float(made[1].detach().exp().sum()) == pytest.approx(1.0, abs=1e-9)
     sampler = Unmasking(order="confidence")
-    assert cosine(Trace(score_candidates=True), sampler, made, one) > 1 - 1e-5
-    assert cosine(Trace(), sampler, made, one) < 0.99
+    assert cosine(TraceEstimator(score_candidates=True), sampler, made, one) > 1 - 1e-5
+    assert cosine(TraceEstimator(), sampler, made, one) < 0.99
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_the_order_of_the_estimators(scale: float) -> None:
         "espo": mean_cosine(SequenceELBO(), scale),
         "uni": mean_cosine(UniformTime(), scale),
         "diffu": mean_cosine(OneStep(p_mask_prompt=0.0), scale),
-        "trace": mean_cosine(Trace(), scale, sure=True),
+        "trace": mean_cosine(TraceEstimator(), scale, sure=True),
     }
     assert found["traj"] > 1 - 1e-5, found
     assert found["traj_nelbo"] > found["coupled"] > max(found["espo"], found["uni"], found["diffu"]), found

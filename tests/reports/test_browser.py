@@ -162,6 +162,7 @@ def test_costs_in_bits(tab: Page, texts_report: str) -> None:
     assert texts(tab, f"{figure} figcaption")[0] == "NELBOnats per token, a bound"
     tab.run("document.querySelector('[name=curve-unit][value=bits]').click()")
     assert texts(tab, f"{figure} figcaption")[0] == "NELBObits per token, a bound"
+    tab.wait(f"document.querySelector('{figure} .legend b') !== null")
     assert texts(tab, f"{figure} .legend b")[0] == "1.262"  # 0.875 / ln 2
 
 
@@ -188,8 +189,10 @@ def test_dark_and_light(tab: Page, report: str, tmp_path: Path) -> None:
 def test_curves_change_their_scale_and_are_read_by_keys(tab: Page, report: str) -> None:
     tab.open(report)
     path = "document.querySelector('#curve-charts path').getAttribute('d')"
+    tab.wait("document.querySelector('#curve-charts path') !== null")  # charts are drawn once their width is known
     before = tab.run(path)
     tab.run("document.querySelector('[name=curve-scale][value=linear]').click()")
+    tab.wait("document.querySelector('#curve-charts path') !== null")
     assert tab.run(path) != before
     tab.run("document.querySelector('#curve-charts svg.plot').focus()")
     tab.press("ArrowRight")

@@ -42,7 +42,7 @@ class Prompts(TextSource):
     validation_share: the last part of the prompts, never trained on; `test` is the same part. validation_path: prompts
     to validate on instead. begin: whether each prompt begins with the tokenizer's begin token.
 
-    In a config, with a reward that compares with the column `answer`::
+    In a config, with a reward that compares with the column `answer`:
 
         data:
           kind: prompts

@@ -28,7 +28,7 @@ _MOST = 20.0  # of a log-ratio: its exponential, and that times an advantage, st
 
 
 @dataclass(frozen=True)
-class Scores:
+class Readings:
     """What a network says at the scored places of views, (C, N, L), 0 elsewhere.
 
     log_prob: of the targets at the sampler's temperature, with gradient. kl: to the reference, summed over words,
@@ -175,7 +175,7 @@ class PolicyGradient(Objective):
         views: Views,
         reference: Denoiser | None = None,
         cost: Cost | None = None,
-    ) -> Scores:
+    ) -> Readings:
         """One forward of all views, the head running at the scored places alone; with a reference one of it before."""
         process, batch, device = self.process, experience.batch, experience.batch.x.device
         rows = flat_rows(views.scored, int(views.scored.sum())).to(device, non_blocking=True)
@@ -210,7 +210,7 @@ class PolicyGradient(Objective):
         first, entropy, *rest = found
         columns = rest if cost is not None else [first] if whole is None else first.unbind(1)
         entropy, log_prob, *kl = (_placed(column, rows, views) for column in (entropy, *columns))
-        return Scores(log_prob, entropy, kl[0] if kl else None, None if cost is None else first.sum())
+        return Readings(log_prob, entropy, kl[0] if kl else None, None if cost is None else first.sum())
 
     def _tempered(self, logits: Tensor) -> Tensor:
         """The logits that the sampler draws from."""

@@ -114,7 +114,7 @@ class TrajectoryNELBOEstimator(Estimator):
 
 
 @dataclass(frozen=True)
-class Trace(Estimator):
+class TraceEstimator(Estimator):
     """The tokens that a sampler of any order revealed, each at the state that it was revealed at.
 
     Where the order looks at the network this is biased: the network chose the positions as well. score_candidates:
