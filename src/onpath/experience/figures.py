@@ -25,7 +25,7 @@ _BOUND_STEPS = 8
 def of_rollouts(rollouts: Rollouts, scores: Scores, end_id: int | None) -> Sums:
     """Figures as (sum, count) over the rollouts of a process."""
     experience, count = rollouts.experience, float(len(scores.total))
-    lengths = _lengths(rollouts)
+    lengths = rollouts.lengths
     sums = {
         "reward": (float(scores.total.sum()), count),
         "completions/mean_length": (float(lengths.sum()), count),
@@ -80,7 +80,3 @@ def likelihood(
     if own == 0:
         return {}
     return {"logp/nelbo": (nats, own), "logp/gap": (float(part.log_prob.sum()) - nats, own)}
-
-
-def _lengths(rollouts: Rollouts) -> Float[Tensor, "N"]:
-    return torch.tensor([len(ids) for ids in rollouts.completion_ids]).float()

@@ -40,6 +40,11 @@ class Rollouts:
     seconds: float
 
     @property
+    def lengths(self) -> Float[Tensor, "N"]:
+        """Tokens of each completion."""
+        return torch.tensor([len(ids) for ids in self.completion_ids]).float()
+
+    @property
     def num_forwards(self) -> int:
         """Rows that went through the network in all."""
         return int(self.forwards.sum())
@@ -71,18 +76,16 @@ class Generator:
     ) -> Rollouts:
         """Rollouts numbered `ids`, which key their draws, of the prompts `examples`; evaluation mode, no gradient."""
         begun, size = time.perf_counter(), self.batch_size or len(ids)
+        request = replace(self.source.prompts(examples), ids=ids)
         parts = []
         with evaluating(denoiser):
             for first in range(0, len(ids), size):
-                part = slice(first, first + size)
-                request = replace(self.source.prompts(examples[part]), ids=ids[part])
-                parts.append(self._walked(denoiser, request, key, device))
-        whole = self.source.prompts(examples)
+                parts.append(self._walked(denoiser, request.rows(slice(first, first + size)), key, device))
         state = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         times = self._times
         nothing = torch.zeros(len(ids))
         experience = Experience(
-            batch=replace(whole, x=state["tokens"], ids=ids),
+            batch=replace(request, x=state["tokens"]),
             tokens=state["tokens"],
             revealed_at=state["revealed_at"],
             num_steps=len(times) - 1,

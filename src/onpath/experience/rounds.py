@@ -117,7 +117,7 @@ class Rounds:
         )
         if settings.reuses:
             experience = replace(experience, old=self._old(nets.current, experience, size // accumulation, device))
-        lengths = torch.cat(peers.each(lambda: torch.tensor([float(len(row)) for row in rollouts.completion_ids])))
+        lengths = torch.cat(peers.each(lambda: rollouts.lengths))
         sums = {
             **of_rollouts(rollouts, scores, self.source.end_id),
             **of_round(reward.view(-1, settings.num_generations), found, lengths),
