@@ -27,7 +27,8 @@ class Spec:
 
     length: positions L of a sequence. num_words: tokens 0 … num_words-1 that may be emitted.
     mask_id: the id of [MASK]. cond: shape of one example of each condition. mask_logit: whether the network predicts
-    [MASK] as well, for an objective that asks for it.
+    [MASK] as well, for an objective that asks for it. line_length: positions of a line where the tokens are a grid
+    that is written line by line, 0 where they are not.
     """
 
     length: int
@@ -35,6 +36,7 @@ class Spec:
     mask_id: int
     cond: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     mask_logit: bool = False
+    line_length: int = 0
 
     @property
     def num_logits(self) -> int:

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from onpath.models.transformer import Rotary, TokenTransformer, _attend, _turned
 from onpath.types import Spec
 
-SPEC = Spec(length=12, num_words=11, mask_id=11)
+SPEC = Spec(length=12, num_words=11, mask_id=11, line_length=4)
 OPTIONS = {
     "plain": {},
     "gated, tied": {"mlp": "gated", "tied": True},
     "time": {"reads": ("time",)},
     "time and place": {"reads": ("time", "place")},
+    "row and column": {"reads": ("row_column",)},
     "recompute": {"recompute": True},
 }
 
@@ -161,3 +162,23 @@ def test_places_tell_equal_tokens_apart() -> None:
     assert (logits[True] - logits[True][0]).abs().max() > 0.1
     with pytest.raises(ValueError, match=r"a row has 7 tokens.*rows of up to 6"):
         network(torch.full((1, 7), 2), torch.zeros(1), network.encode())
+
+
+def test_a_cell_of_a_grid_has_the_vectors_of_its_row_and_its_column() -> None:
+    places = network(reads=("row_column",)).place
+    assert places is not None
+    rows, columns = (part.weight for part in places.parts)
+    assert (rows.shape, columns.shape) == ((3, 32), (4, 32))
+    torch.testing.assert_close(places(torch.arange(12)).view(3, 4, 32), rows[:, None] + columns)
+
+
+@pytest.mark.parametrize(
+    ("line_length", "reads", "said"),
+    [(0, ("row_column",), "are no grid.*leave row_column out"), (4, ("row_column", "place"), "leave place out")],
+)
+def test_rows_and_columns_where_they_mean_nothing_are_refused(
+    line_length: int, reads: tuple[str, ...], said: str
+) -> None:
+    spec = Spec(length=12, num_words=11, mask_id=11, line_length=line_length)
+    with pytest.raises(ValueError, match=said):
+        TokenTransformer(spec, width=32, num_heads=4, depth=1, reads=reads)

@@ -52,11 +52,6 @@ class Source(ABC):
         """What a user should know of the data before a training, such as how many examples are left out."""
         return ()
 
-    @property
-    def line_length(self) -> int | None:
-        """Positions of a line, where an example is a grid that is written line by line; None where it is none."""
-        return None
-
     def prompts(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
         """The examples as prompts to generate from: what is not given is free, and `x` is not read there.
 

@@ -79,10 +79,6 @@ class Sudoku(Puzzles):
         )
 
     @property
-    def line_length(self) -> int:
-        return self.side
-
-    @property
     def orbits(self) -> Int64[Tensor, "N"]:
         """Which grids the puzzles of this split are made of, as places in ``sudoku_grids.orbits``."""
         counts, number = self._num_orbits, SPLITS.index(self.split)
@@ -97,7 +93,7 @@ class Sudoku(Puzzles):
         return _SHARES[self.side] if self.num_orbits is None else self.num_orbits
 
     def spec(self) -> Spec:
-        return Spec(length=self.side**2, num_words=self.side, mask_id=self.side)
+        return Spec(length=self.side**2, num_words=self.side, mask_id=self.side, line_length=self.side)
 
     def at_split(self, split: str) -> Sudoku:
         return replace(self, split=split)

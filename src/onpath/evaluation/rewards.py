@@ -93,7 +93,7 @@ class RewardEvaluation(Evaluation):
                 mode=mode,
                 task=task,
                 length=request.x.shape[1],
-                line=source.line_length or 0,
+                line=source.spec().line_length,
                 generations=[
                     {
                         "after": 0,

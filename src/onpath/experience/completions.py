@@ -11,6 +11,7 @@ from torch import Tensor
 from onpath.data.source import Source, TextSource
 from onpath.experience.generation import Generator, Rollouts
 from onpath.rewards.scoring import Scores
+from onpath.types import Spec
 
 _DIGITS = 4  # of a log-probability
 
@@ -53,7 +54,7 @@ def kept(
             "rewards": {name: _number(values[row]) for name, values in scores.by_name.items()},
             "advantage": float(advantage[row]),
             "columns": {name: values[row] for name, values in rollouts.columns.items() if _is_plain(values[row])},
-            "line": maker.source.line_length or 0,
+            "line": _line(maker.source),
             **_of_tokens(maker, rollouts, row),
         }
         for row in extremes(scores.total, group, most)
@@ -78,6 +79,11 @@ def _words(source: Source, tokens: Sequence[int]) -> list[str]:
     if isinstance(source, TextSource):
         return list(source.codec.pieces(tokens))
     return ["end" if token == source.end_id else "LRF"[token] if token < 3 else str(token) for token in tokens]
+
+
+def _line(source: Source) -> int:
+    spec = source.spec()
+    return spec.line_length if isinstance(spec, Spec) else 0
 
 
 def _is_plain(value: Any) -> bool:

@@ -25,9 +25,11 @@ class TokenTransformer(nn.Module):
     spec: of the data. width, num_heads, depth: of the blocks. mlp: `squared_relu` (4·width hidden units) or `gated`
     (SiLU gate, 8/3·width). reads: what is read beside the tokens:
     `time`, the masked fraction, modulates every norm (adaLN), which a masked state shows anyway; `place` adds a learned
-    vector of its place to each token, for canvases whose places have meanings of their own, such as the cells of a
-    puzzle, and rows are then as long as in training at most. tied: whether the head is the embedding.
-    recompute: keep only the inputs of blocks for the backward, which saves memory for a third more work.
+    vector of its place to each token, for canvases whose places have meanings of their own, such as those of a
+    written sum, and rows are then as long as in training at most; `row_column` adds one of its row and one of its
+    column instead, for canvases that are grids, where a rule of rows or columns is then the same at each of them.
+    tied: whether the head is the embedding. recompute: keep only the inputs of blocks for the backward, which saves
+    memory for a third more work.
     Sources: rotary positions arXiv:2104.09864, Eq. 34; squared ReLU arXiv:2109.08668; adaLN arXiv:2212.09748.
     """
 
@@ -39,7 +41,7 @@ class TokenTransformer(nn.Module):
         num_heads: int = 4,
         depth: int = 6,
         mlp: Literal["squared_relu", "gated"] = "squared_relu",
-        reads: tuple[Literal["time", "place"], ...] = (),
+        reads: tuple[Literal["time", "place", "row_column"], ...] = (),
         tied: bool = False,
         recompute: bool = False,
     ) -> None:
@@ -50,7 +52,7 @@ class TokenTransformer(nn.Module):
         self.token = nn.Embedding(max(spec.num_words, spec.mask_id + 1), width)
         nn.init.normal_(self.token.weight, std=1.0 if not tied else width**-0.5)
         self.scale = 1.0 if not tied else width**0.5  # the input has unit variance either way
-        self.place = nn.Embedding(spec.length, width) if "place" in reads else None
+        self.place = _places(spec, width, reads)
         self.rotary = Rotary(width // num_heads)
         self.read_time = nn.Sequential(nn.Linear(width, width), nn.SiLU()) if time else None
         self.blocks = nn.ModuleList(_Block(width, num_heads, mlp, time) for _ in range(depth))
@@ -81,7 +83,6 @@ class TokenTransformer(nn.Module):
         allowed = _allowed(*memo, copies=1 if memo[0] is None and memo[1] is None else _copies(x, memo))
         hidden = self.token(x) * self.scale
         if self.place is not None:
-            _check_length(x.shape[1], self.place.num_embeddings)
             hidden = hidden + self.place(torch.arange(x.shape[1], device=x.device))
         turn = self.rotary(x.shape[1], x.device)
         mood = None
@@ -98,12 +99,37 @@ class TokenTransformer(nn.Module):
         return read_rows(head, self.norm(hidden), rows, readout, self.num_logits, (weight,))
 
 
-def _check_length(length: int, most: int) -> None:
-    if length > most:
+class _Places(nn.Module):
+    """A learned vector for each place of a canvas: its own, or the sum of those of its row and its column."""
+
+    def __init__(self, length: int, width: int, line_length: int = 0) -> None:
+        super().__init__()
+        self.length, self.line_length = length, line_length
+        sizes = (length // line_length, line_length) if line_length else (length,)
+        self.parts = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+
+    def forward(self, place: Int64[Tensor, "L"]) -> Float[Tensor, "L D"]:
+        if len(place) > self.length:
+            raise ValueError(
+                f"token transformer: a row has {len(place)} tokens, and with reads: [place] or [row_column] there is a "
+                f"vector for each of {self.length} places; allowed are rows of up to {self.length}; ask for shorter "
+                "ones, or train without"
+            )
+        if not self.line_length:
+            return self.parts[0](place)
+        return self.parts[0](place // self.line_length) + self.parts[1](place % self.line_length)
+
+
+def _places(spec: Spec, width: int, reads: tuple[str, ...]) -> _Places | None:
+    if "row_column" not in reads:
+        return _Places(spec.length, width) if "place" in reads else None
+    if "place" in reads or not spec.line_length:
+        wrong = "the tokens of the data are no grid" if not spec.line_length else "place tells rows and columns apart"
         raise ValueError(
-            f"token transformer: a row has {length} tokens, and with reads: [place] there is a vector for each of "
-            f"{most} places; allowed are rows of up to {most}; ask for shorter ones, or train without place"
+            f"token_transformer: reads is {list(reads)}, but {wrong}; row_column is for grids such as those of sudoku, "
+            f"instead of place; leave {'place' if spec.line_length else 'row_column'} out"
         )
+    return _Places(spec.length, width, spec.line_length)
 
 
 class Rotary(nn.Module):
