@@ -73,6 +73,28 @@ def test_a_linear_head_shares_its_products(precision: torch.dtype, upstream: tor
         torch.testing.assert_close(one, whole, **close)
 
 
+def test_a_product_in_blocks_of_words_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 a product is rounded before it is summed, so blocks change no bit; a second backward is as the first."""
+
+    def found(block: int) -> list[torch.Tensor]:
+        monkeypatch.setattr("onpath.models.chunks._PRODUCT", block)
+        weight = torch.randn(WORDS, WIDTH, generator=torch.Generator().manual_seed(3)).requires_grad_()
+        hidden = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(4)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            nats, _ = apply_readout(
+                LinearHead(weight, WORDS), hidden, torch.arange(ROWS), nats_and_hit, CHUNK, (weight,)
+            )
+        loss = nats.sum() * 0.5
+        return [
+            torch.cat([one.flatten() for one in torch.autograd.grad(loss, (hidden, weight), retain_graph=True)])
+            for _ in range(2)
+        ]
+
+    first, second = found(4 * WIDTH)
+    torch.testing.assert_close(second, first, rtol=0.01, atol=1e-3)  # by the other way, weighed before it is rounded
+    assert torch.equal(first, found(1 << 19)[0])
+
+
 def test_what_a_readout_hands_out_is_not_written_over() -> None:
     weight, hidden = torch.randn(WORDS, WIDTH, requires_grad=True), torch.randn(ROWS, WIDTH)
     head = LinearHead(weight, WORDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from onpath.objectives.drawn_words import log_softmax, scored
+from onpath.objectives.drawn_words import drawn, log_softmax, scored
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS, TARGETS = torch.randn(5, 7, generator=GENERATOR) * 3, torch.tensor([0, 2, 6, 3, 1])
@@ -22,7 +22,7 @@ def test_scores_are_those_of_a_categorical(left_out: bool) -> None:
     exact = torch.distributions.Categorical(logits=theirs)
     torch.testing.assert_close(found, exact.log_prob(TARGETS))
     torch.testing.assert_close(entropy, exact.entropy().detach())
-    assert not entropy.requires_grad
+    assert not entropy.requires_grad and torch.equal(drawn(logits, TARGETS), found)
     (found * ABOVE).sum().backward()
     (exact.log_prob(TARGETS) * ABOVE).sum().backward()
     assert mine.grad is not None and theirs.grad is not None

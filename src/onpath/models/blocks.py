@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +13,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from onpath.models.chunks import LinearHead, piece_of, read_and_form
 from onpath.types import Readout
 
 _CHUNK_LOGITS = (1 << 23) - (1 << 16)  # below 32 MiB in fp32: from there on temporaries are paged in anew each time
 _CHUNK_LOGITS_GPU = 1 << 28  # small chunks would leave a GPU waiting for their launches
-_PIECES = 8  # of a chunk on a CPU, read one by one: the temporaries of a piece come cheaper than those of a chunk
 
 
 class RMSNorm(nn.Module):
@@ -68,27 +67,6 @@ class Standardize(nn.Module):
         return (x - self.mean) * self.scale
 
 
-@dataclass(frozen=True, eq=False)
-class LinearHead:
-    """hidden (…, D) times the transposed weight (V', D), its first `num_words` columns: logits (…, V).
-
-    As a head of ``apply_readout`` it tells that it is linear, so that pieces share a product for its gradient.
-    """
-
-    weight: Tensor
-    num_words: int
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.weight)[..., : self.num_words]
-
-    def fixed(self) -> LinearHead:
-        """Without a gradient, the weight in the type that products have here: autocast would turn it at each call."""
-        weight, device = self.weight.detach(), self.weight.device.type
-        if torch.is_autocast_enabled(device):
-            weight = weight.to(torch.get_autocast_dtype(device))
-        return LinearHead(weight, self.num_words)
-
-
 def apply_readout(
     head: Callable[[Tensor], Tensor],
     hidden: Float[Tensor, "N D"],
@@ -110,18 +88,12 @@ def apply_readout(
     if len(rows) <= chunk:
         return read(hidden, rows)
     if torch.is_grad_enabled() and weights:
-        trained = [weight for weight in weights if weight.requires_grad]
-        if isinstance(head, LinearHead):
-            chunks = _LinearChunks(readout, rows, chunk, head)
-        else:
-            chunks = _Chunks(read, rows, chunk, trained)
-        columns = _GradientsInForward.apply(chunks, hidden, *trained)
-        return columns if len(columns) > 1 else columns[0]
+        return read_and_form(head, hidden, rows, readout, chunk, weights)
     pairs = list(zip(hidden.split(chunk), rows.split(chunk), strict=True))
     if torch.is_grad_enabled():
         parts = [checkpoint(read, h, r, use_reentrant=False) for h, r in pairs]
     else:
-        head, step = head.fixed() if isinstance(head, LinearHead) else head, _piece(chunk, hidden)
+        head, step = head.fixed() if isinstance(head, LinearHead) else head, piece_of(chunk, hidden)
         parts = []
         for h, r in pairs:
             logits = head(h)
@@ -129,113 +101,6 @@ def apply_readout(
     if isinstance(parts[0], tuple):
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return torch.cat(parts)
-
-
-@dataclass(frozen=True, eq=False)
-class _Chunks:
-    """What is read chunk by chunk, and the weights that its reading depends on beside the hidden states."""
-
-    read: Callable[[Tensor, Tensor], Any]
-    rows: Tensor
-    chunk: int
-    weights: Sequence[Tensor]
-
-    def gradients(self, hidden: Tensor, above: Tensor | None) -> tuple[list[tuple[Tensor, ...]], list[Tensor]]:
-        """The results of each chunk, and the gradients by hidden and weights of the first ones weighed by `above`."""
-        sums = [torch.zeros_like(weight) for weight in self.weights]
-        columns, by_hidden = [], torch.zeros_like(hidden)
-        for first in range(0, len(hidden), self.chunk):
-            part = slice(first, first + self.chunk)
-            with torch.enable_grad():
-                leaf = hidden[part].detach().requires_grad_()
-                found = self.read(leaf, self.rows[part])
-            found = found if isinstance(found, tuple) else (found,)
-            columns.append(tuple(column.detach() for column in found))
-            if not found[0].requires_grad:
-                continue
-            weighed = torch.ones_like(found[0]) if above is None else above[part]
-            grown = torch.autograd.grad(found[0], [leaf, *self.weights], weighed, allow_unused=True)
-            for total, gradient in zip([by_hidden[part], *sums], grown, strict=True):
-                if gradient is not None:
-                    total += gradient
-        return columns, [by_hidden, *sums]
-
-
-@dataclass(frozen=True, eq=False)
-class _LinearChunks:
-    """The same for a linear head: gradients by the logits come piece by piece, and the products with them by chunk."""
-
-    readout: Readout
-    rows: Tensor
-    chunk: int
-    head: LinearHead
-
-    def gradients(self, hidden: Tensor, above: Tensor | None) -> tuple[list[tuple[Tensor, ...]], list[Tensor]]:
-        head, number = self.head.fixed(), self.head.num_words
-        total = torch.zeros_like(self.head.weight) if self.head.weight.requires_grad else None
-        columns, by_hidden, product = [], torch.zeros_like(hidden), None
-        step = _piece(self.chunk, hidden)
-        for first in range(0, len(hidden), self.chunk):
-            part = slice(first, first + self.chunk)
-            logits = head(hidden[part].detach()).detach()
-            at = logits.split(step), self.rows[part].split(step), (None,) * len(logits)
-            if above is not None:
-                at = *at[:2], above[part].split(step)
-            found = [self._read(*piece) for piece in zip(*at, strict=False)]
-            columns += [results for results, _ in found]
-            if not all(formed for _, formed in found):
-                continue
-            leaf = hidden[part].detach().to(logits.dtype)
-            with torch.autocast(hidden.device.type, enabled=False):
-                by_hidden[part] = logits @ head.weight[:number].to(logits.dtype)
-                if total is None:
-                    continue
-                if total.dtype == logits.dtype:
-                    total[:number].addmm_(logits.T, leaf)
-                    continue
-                product = logits.new_empty(number, leaf.shape[1]) if product is None else product
-                total[:number] += torch.mm(logits.T, leaf, out=product)
-        return columns, [by_hidden] if total is None else [by_hidden, total]
-
-    def _read(self, logits: Tensor, rows: Tensor, above: Tensor | None) -> tuple[tuple[Tensor, ...], bool]:
-        """The results; where the first has a gradient, that by the logits is written over them."""
-        with torch.enable_grad():
-            leaf = logits.detach().requires_grad_()
-            found = self.readout(leaf, rows)
-        found = found if isinstance(found, tuple) else (found,)
-        results = tuple(column.detach().clone() for column in found)
-        if not found[0].requires_grad:
-            return results, False
-        weighed = torch.ones_like(found[0]) if above is None else above
-        logits.copy_(torch.autograd.grad(found[0], leaf, weighed)[0])
-        return results, True
-
-
-def _piece(chunk: int, like: Tensor) -> int:
-    """Rows of which logits exist at once."""
-    return max(2, chunk // _PIECES // 2 * 2) if like.device.type == "cpu" else chunk
-
-
-class _GradientsInForward(torch.autograd.Function):
-    """Reads in chunks; the backward only scales what the forward has formed, where each row counts alike."""
-
-    @staticmethod
-    def forward(ctx: Any, chunks: _Chunks | _LinearChunks, hidden: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        columns, gradients = chunks.gradients(hidden, None)
-        ctx.chunks, ctx.autocast = chunks, torch.is_autocast_enabled(hidden.device.type)
-        ctx.save_for_backward(hidden, *gradients)
-        results = tuple(torch.cat(column) for column in zip(*columns, strict=True))
-        ctx.mark_non_differentiable(*results[1:])
-        return results
-
-    @staticmethod
-    def backward(ctx: Any, above: Tensor, *_: Any) -> tuple[Any, ...]:
-        hidden, *gradients = ctx.saved_tensors
-        if all(stride == 0 for stride in above.stride()):  # as behind a sum: one number for all rows
-            scale = above[(0,) * above.dim()]
-            return None, *(gradient * scale.to(gradient.dtype) for gradient in gradients)
-        with torch.autocast(hidden.device.type, enabled=ctx.autocast):
-            return None, *ctx.chunks.gradients(hidden, above)[1]
 
 
 def read_rows(

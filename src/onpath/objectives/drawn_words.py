@@ -16,6 +16,13 @@ def scored(logits: Float[Tensor, "N V"], targets: Int64[Tensor, "N"]) -> tuple[F
     return _Scored.apply(logits, targets)
 
 
+@torch.no_grad()
+def drawn(logits: Float[Tensor, "N V"], targets: Int64[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """The log-probability of ``scored``, to the bit, so that a ratio of equal weights is 1; without gradient."""
+    below, _, most = _compared(logits)
+    return _of_targets(below, most, targets)
+
+
 def log_softmax(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
     """Log-probabilities of all words, finite where a word is left out by a logit of -inf."""
     words = logits.log_softmax(-1)
@@ -27,12 +34,10 @@ class _Scored(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        words, place = logits.log_softmax(-1), targets[:, None]
-        found = words.gather(1, place)[:, 0]
-        shares = words.exp()
-        with torch.autocast(logits.device.type, enabled=False):  # which would round both to bf16
-            entropy = -torch.einsum("nv,nv->n", shares, words.clamp_min_(_LEAST))
-        ctx.save_for_backward(shares, place)
+        below, shares, most = _compared(logits)
+        found = _of_targets(below, most, targets)
+        entropy = -most - torch.linalg.vecdot(shares, below.clamp_min_(_LEAST))
+        ctx.save_for_backward(shares, targets[:, None])
         ctx.mark_non_differentiable(entropy)
         return found, entropy
 
@@ -40,3 +45,17 @@ class _Scored(torch.autograd.Function):
     def backward(ctx: Any, above: Tensor, _: Tensor | None) -> tuple[Tensor, None]:
         shares, place = ctx.saved_tensors
         return (shares * -above[:, None]).scatter_add_(1, place, above[:, None]), None
+
+
+def _compared(logits: Float[Tensor, "N V"]) -> tuple[Tensor, Tensor, Float[Tensor, "N"]]:
+    """Logits below the greatest of the row, probabilities, and the log of the greatest of these.
+
+    One exponential a word: the likeliest has probability 1/Σ exp(x - max x), which is the sum that a log needs.
+    """
+    below = logits - logits.amax(-1, keepdim=True)
+    shares = below.softmax(-1)
+    return below, shares, shares.amax(-1).log()
+
+
+def _of_targets(below: Tensor, most: Tensor, targets: Tensor) -> Float[Tensor, "N"]:
+    return below.gather(1, targets[:, None])[:, 0] + most

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onpath import rng
 from onpath.objectives.base import Objective
-from onpath.objectives.drawn_words import log_softmax, scored
+from onpath.objectives.drawn_words import drawn, log_softmax, scored
 from onpath.objectives.estimators import Estimator, Views
 from onpath.objectives.mask_estimators import OneStep
 from onpath.processes.masking import Masking, flat_rows
@@ -164,9 +164,11 @@ class PolicyGradient(Objective):
 
     def old_scores(self, denoiser: Denoiser, experience: Experience, key: rng.Key) -> Float[Tensor, "N C L"]:
         """Log-probabilities of a pass under the weights of the rollouts, on the CPU, for ``Experience.old``."""
-        views = self.views(experience, key)
+        views, memo = self.views(experience, key), denoiser.encode(**experience.batch.conditions())
+        rows, targets, x, share = self._shown(experience, views)
         with torch.no_grad():
-            return self.scores(denoiser, experience, views).log_prob.transpose(0, 1).cpu()
+            found = denoiser(x, share, memo, rows=rows, readout=self._drawn(targets))
+        return _placed(found, rows, views).transpose(0, 1).cpu()
 
     def scores(
         self,
@@ -177,20 +179,12 @@ class PolicyGradient(Objective):
         cost: Cost | None = None,
     ) -> Readings:
         """One forward of all views, the head running at the scored places alone; with a reference one of it before."""
-        process, batch, device = self.process, experience.batch, experience.batch.x.device
-        rows = flat_rows(views.scored, int(views.scored.sum())).to(device, non_blocking=True)
-        targets = views.targets.flatten().to(device, non_blocking=True)
-        x = views.x.to(device, non_blocking=True)
-        share = process.masked_fraction(batch, views.masked.sum(1)).to(device, non_blocking=True)
-        all_words = self.kl == "path"
+        batch, all_words = experience.batch, self.kl == "path"
+        rows, targets, x, share = self._shown(experience, views)
 
         whole = None
         if reference is not None:
-
-            def read(logits: Tensor, at: Tensor) -> Tensor:
-                words = log_softmax(self._tempered(logits))
-                return words if all_words else words.gather(1, targets[at][:, None])[:, 0]
-
+            read = self._words if all_words else self._drawn(targets)
             with torch.no_grad():
                 whole = reference(x, share, reference.encode(**batch.conditions()), rows=rows, readout=read)
 
@@ -211,6 +205,21 @@ class PolicyGradient(Objective):
         columns = rest if cost is not None else [first] if whole is None else first.unbind(1)
         entropy, log_prob, *kl = (_placed(column, rows, views) for column in (entropy, *columns))
         return Readings(log_prob, entropy, kl[0] if kl else None, None if cost is None else first.sum())
+
+    def _shown(self, experience: Experience, views: Views) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a network is given on its device: scored places and their targets, flat, states and masked shares."""
+        batch = experience.batch
+        rows = flat_rows(views.scored, int(views.scored.sum()))
+        share = self.process.masked_fraction(batch, views.masked.sum(1))
+        given = rows, views.targets.flatten(), views.x, share
+        rows, targets, x, share = (one.to(batch.x.device, non_blocking=True) for one in given)
+        return rows, targets, x, share
+
+    def _words(self, logits: Tensor, _: Tensor) -> Tensor:
+        return log_softmax(self._tempered(logits))
+
+    def _drawn(self, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda logits, at: drawn(self._tempered(logits), targets[at])
 
     def _tempered(self, logits: Tensor) -> Tensor:
         """The logits that the sampler draws from."""
