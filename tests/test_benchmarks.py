@@ -263,8 +263,8 @@ def test_the_policy_loss_runs_beside_the_logits_of_all_positions(capsys: pytest.
     sizes = [f"--{name}={value}" for name, value in SIZES.items()]
     policy.main([*sizes, "--precisions", "fp32", "--lengths", "end", "--betas", "0.04", "--passes", "2"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [row["metric"] for row in rows] == ["step", "peak memory"]
-    assert all(row["value"] > 0 and row["ratio"] == row["baseline"] / row["value"] for row in rows)
+    assert [row["metric"] for row in rows] == ["step", "peak memory", "products"]
+    assert all(row["value"] > 0 and row["ratio"] > 0 for row in rows[:2]) and 0 < rows[2]["value"] < 1
 
 
 def test_a_folder_without_dllm_is_refused(tmp_path: Path) -> None:
@@ -279,6 +279,5 @@ def test_dllms_loss_and_gradient_are_ours(num_iterations: int, beta: float, ends
     sizes = policy.Sizes(width=16, depth=1, heads=2, num_words=40, prompt=3, completion=8, batch=4)
     bench = policy.Bench.of(policy.Case(num_iterations, beta, ends, bf16=False), sizes, "cpu")
     found = policy.agreement(bench, policy_peer.load(DLLM))
-    assert found.pop("size of losses") < 1.0
     assert all(value < 1e-4 for value in found.values())
     assert not any(name.split(".")[0] in ("dllm", "trl") for name in sys.modules)
