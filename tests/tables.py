@@ -54,7 +54,7 @@ from onpath.rewards.base import FunctionReward, Reward
 from onpath.rewards.countdown import Countdown
 from onpath.rewards.gsm8k import GSM8KCorrect, IntegerAnswer, SoftFormat, StrictFormat
 from onpath.rewards.maths import Math
-from onpath.rewards.plans import PlanSuccess
+from onpath.rewards.plans import PlanProgress, PlanSuccess
 from onpath.rewards.sudoku import SudokuCells, SudokuSolved
 from onpath.sampling.blocks import Blocks
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
@@ -323,6 +323,7 @@ REWARDS: dict[str, Reward] = {
     "sudoku_solved, upright boxes": SudokuSolved(box=(3, 2)),
     "sudoku_cells": SudokuCells(scale=0.2),
     "plan_success": PlanSuccess(per_step=0.01),
+    "plan_progress": PlanProgress(),
 }
 
 # networks by name, made from the spec of a grid-world source

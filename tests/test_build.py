@@ -139,6 +139,16 @@ def test_every_recipe_trains(path: Path, tmp_path: Path) -> None:
     assert load(tmp_path / "run", device="cpu").step == 3
 
 
+def test_weights_to_begin_with_keep_the_statistics_of_their_inputs(tmp_path: Path) -> None:
+    """On other data than theirs too: to a network whose inputs are scaled anew, every image is another one."""
+    folder = trained(tmp_path, "data.episodes=8")
+    saved = checkpoint.read(folder.checkpoints / "step-3", for_training=False).average
+    other, begun = (tiny_parts("data.episodes=9", *start).job().model for start in ([], [f"start={tmp_path}"]))
+    for name in ("standardize.mean", "standardize.scale"):
+        assert torch.equal(begun.state_dict()[name], saved[name])
+        assert not torch.equal(other.state_dict()[name], saved[name])
+
+
 def test_a_loaded_run_is_the_average_that_was_trained(tmp_path: Path) -> None:
     config = tiny("schedule=cosine")
     parts = build(config)

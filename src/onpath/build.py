@@ -71,7 +71,7 @@ class Parts:
         return {"schedule": self.config.schedule.as_dict(), "seed": self.seed, "spec": spec}
 
     def job(self) -> Job:
-        """What the trainer is given; the network's input statistics are taken from the training data first."""
+        """What the trainer is given; a fresh network's input statistics are taken from the training data first."""
         self.calibrate()
         return Job(
             model=self.model,
@@ -101,8 +101,11 @@ class Parts:
         )
 
     def calibrate(self) -> None:
-        """Takes the statistics of the network's inputs from training examples, where the network has any."""
-        if isinstance(self.model, Calibrated):
+        """Takes the statistics of the network's inputs from training examples, where the network has any.
+
+        Weights to begin with have statistics of their own, by which all else in them was learned.
+        """
+        if isinstance(self.model, Calibrated) and self.config.start is None:
             ids = torch.arange(_CALIBRATION_EXAMPLES, dtype=torch.int64)
             self.model.calibrate(**self.source.examples(ids).cond)
 

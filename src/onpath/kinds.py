@@ -61,7 +61,7 @@ from onpath.rewards.base import FunctionReward, Reward
 from onpath.rewards.countdown import Countdown
 from onpath.rewards.gsm8k import GSM8KCorrect, IntegerAnswer, SoftFormat, StrictFormat
 from onpath.rewards.maths import Math
-from onpath.rewards.plans import PlanSuccess
+from onpath.rewards.plans import PlanProgress, PlanSuccess
 from onpath.rewards.sudoku import SudokuCells, SudokuSolved
 from onpath.sampling.counts import AncestralCount, Count, EntropyBound, Factor, ScheduleCount, Threshold
 from onpath.sampling.grids import EvenGrid, ExplicitGrid, Grid, UniformGrid
@@ -175,6 +175,7 @@ FAMILIES: dict[type, dict[str, type]] = {
         "sudoku_solved": SudokuSolved,
         "sudoku_cells": SudokuCells,
         "plan_success": PlanSuccess,
+        "plan_progress": PlanProgress,
     },
     Evaluation: {
         "plans": PlanEvaluation,

@@ -12,7 +12,7 @@ from onpath.data.trajectories import FourRoomsExpert, TrajectoryFile
 from onpath.data.trajectory_files import save
 from onpath.envs import gridworld
 from onpath.evaluation.arenas import Simulation
-from onpath.rewards.plans import PlanSuccess
+from onpath.rewards.plans import PlanProgress, PlanSuccess
 from onpath.rng import Key, integers
 
 IDS = torch.arange(200)
@@ -80,6 +80,36 @@ def test_demonstrations_of_a_file_are_tasks_too(tmp_path: Any) -> None:
     save(tmp_path / "plans.npz", FourRoomsExpert().record(torch.arange(60)))
     source = TrajectoryFile(str(tmp_path / "plans.npz"), validation_share=0, rotate=True, reflect=True, suffixes=True)
     assert reward(plans_of(source, IDS), source.columns(IDS), per_step=0.5) == [1.0] * 200
+
+
+def progress(plans: list[list[int]], columns: Any) -> list[float | None]:
+    given = {"prompts": [""] * len(plans), "completions": [""] * len(plans), "completion_ids": plans}
+    return PlanProgress()(**given, **columns)
+
+
+def test_progress_is_the_share_of_the_experts_way() -> None:
+    """Each action of a shortest plan brings the agent one nearer; to wait takes nothing off."""
+    source = FourRoomsExpert(suffixes=False)
+    plans, columns = plans_of(source, IDS), source.columns(IDS)
+    for share in (0.0, 0.3, 1.0):
+        done = [round(share * len(plan)) for plan in plans]
+        cut = [plan[:size] for plan, size in zip(plans, done, strict=True)]
+        wanted = pytest.approx([size / len(plan) for size, plan in zip(done, plans, strict=True)], abs=1e-12)
+        assert progress(cut, columns) == wanted
+        assert progress([[*plan, 6, 5, 3] for plan in cut], columns) == wanted
+    assert progress([[*plan, 2, 2, 0, 2] for plan in plans], columns) == [1.0] * 200
+
+
+def test_who_arrives_has_made_all_the_progress() -> None:
+    source = FourRoomsExpert(suffixes=False)
+    plans = [row.tolist() for row in integers(Key(1, "plans"), torch.arange(400), (30,), 3)]
+    columns = {"task": source.columns(torch.arange(400) // 2)["task"]}
+    share, arrived = progress(plans, columns), reward(plans, columns)
+    assert [value == 1.0 for value in share] == [value == 1.0 for value in arrived]
+    assert 0 < sum(arrived) < 100 and all(0 <= value <= 1 for value in share)  # type: ignore[arg-type,operator]
+    at_goal = columns["task"][0].clone()
+    at_goal[at_goal[..., 0] == 8] = torch.tensor([1, 0, 0], dtype=torch.uint8)
+    assert progress([[0], []], {"task": [at_goal, at_goal]}) == [1.0, 1.0]
 
 
 def test_what_cannot_be_judged() -> None:

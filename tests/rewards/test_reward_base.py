@@ -60,6 +60,7 @@ def test_a_reward_says_which_columns_it_needs() -> None:
         "sudoku_solved, upright boxes": ("canvas", "givens"),
         "sudoku_cells": ("canvas", "givens", "solution"),
         "plan_success": ("task",),
+        "plan_progress": ("task",),
     }
     assert FunctionReward("judges:needy").required_columns == ("book",)
 
