@@ -41,10 +41,11 @@ from onpath.types import Nets
 
 ARMS: dict[str, dict[str, Any]] = {
     "traj": {"kind": "traj"},
-    "traj-2": {"kind": "traj", "trajectory_samples": 2},
-    "traj-1": {"kind": "traj", "trajectory_samples": 1},
+    "traj, shared orders": {"kind": "traj"},
+    "traj, shared orders, thinned": {"kind": "traj", "thinning": 0.5},
     "traj_nelbo": {"kind": "traj_nelbo"},
     "diffu": {"kind": "diffu", "p_mask_prompt": 0.0},
+    "diffu, shared orders": {"kind": "diffu", "p_mask_prompt": 0.0},
     "uni": {"kind": "uni"},
     "coupled": {"kind": "coupled"},
     "espo": {"kind": "espo"},
@@ -52,6 +53,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "wd1": {"kind": "wd1", "p_mask_prompt": 0.0},
     "trace": {"kind": "trace"},
 }
+SHARED = "shared orders"  # in the name of an arm: experience.shared_orders
 NUM_PUZZLES = 1000
 
 
@@ -73,6 +75,7 @@ def config_of(arguments: argparse.Namespace, arm: str, seed: int, start: Path) -
     """The recipe with the estimator of an arm."""
     data = read_yaml(path_of("sudoku-grpo"))
     data["objective"] = {**data["objective"], "estimator": ARMS[arm]}
+    data["experience"] = {**data["experience"], "shared_orders": SHARED in arm}
     steps = f"training.steps={arguments.steps}"
     data = override(data, [*settings(arguments, seed), f"start={start}", steps, "training.validate_every=0"])
     return RunConfig.parse(data)
@@ -145,7 +148,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         start = started(arguments, seed)
         base = solved(start)
         for arm in arguments.arms:
-            path = arguments.runs / f"{arguments.name}-{arm}-{seed}"
+            path = arguments.runs / f"{arguments.name}-{arm.replace(', ', '-')}-{arguments.steps}-{seed}"
             _train(config_of(arguments, arm, seed, start), path)
             value = solved(path)
             reached.setdefault(arm, []).append(value)

@@ -138,7 +138,7 @@ def rollouts(sizes: Sizes, ends: bool, device: str) -> Experience:
     blank = torch.zeros(tokens.shape)
     batch = Batch.of_tokens(tokens, ids, given=step < 0).to(device)
     peers = advantage.expand(sizes.batch, -1)
-    return Experience(batch, tokens, step, 1, blank, advantage, peers, advantage)
+    return Experience(batch, tokens, step, 1, blank, advantage, peers, advantage, ids)
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,9 @@ def test_erratum_08_masks_know_no_length_of_a_prompt_that_came_before() -> None:
         revealed_at = torch.where(torch.arange(LENGTH) < prompt, -1, 0).expand(6, -1)
         batch = Batch.of_tokens(torch.zeros(6, LENGTH, dtype=torch.int64), torch.arange(6), given=revealed_at < 0)
         zeros = torch.zeros(6)
-        one = Experience(batch, batch.x, revealed_at, 1, torch.zeros(6, LENGTH), zeros, zeros[:, None], zeros)
+        one = Experience(
+            batch, batch.x, revealed_at, 1, torch.zeros(6, LENGTH), zeros, zeros[:, None], zeros, batch.ids
+        )
         hidden = policy.views(one, Key(0)).x == MASK
         return hidden[:, :prompt], hidden[:, prompt:]
 

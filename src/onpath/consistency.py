@@ -24,6 +24,8 @@ from onpath.processes.gaussian import Gaussian
 from onpath.processes.masking import Masking
 from onpath.ramps import Ramp
 from onpath.rewards.base import require_judged
+from onpath.sampling.counts import AdaptiveCount
+from onpath.sampling.orders import BLIND
 from onpath.sampling.solvers import ODESolver
 from onpath.sampling.unmasking import Unmasking
 from onpath.scheduled_sampling import ScheduledSampling
@@ -197,7 +199,7 @@ def require_experience(config: RunConfig, objective: Objective, source: Source) 
 
 def require_rounds(settings: GroupRollouts, trainer: Trainer, source: Source, policy: PolicyGradient) -> None:
     """ValueError where rounds of rollouts cannot be cut into the batches of the training, or judged."""
-    _ = policy.walker  # refused here where its rollouts could not be read again
+    walker = policy.walker  # refused here where its rollouts could not be read again
     if trainer.epochs:
         raise ValueError(
             f"config: training.epochs is {trainer.epochs}, but a policy is trained on rollouts, which never end; set "
@@ -214,6 +216,12 @@ def require_rounds(settings: GroupRollouts, trainer: Trainer, source: Source, po
             f"config: experience.{name} is {getattr(settings, name)}, but objective.estimator "
             f"{type(policy.estimator).__name__} has no ratio to the weights that made the rollouts, so it can train on "
             f"them once alone; allowed is 1; set experience.{name}=1, or take the estimator diffu or traj"
+        )
+    if settings.shared_orders and (walker.order not in BLIND or isinstance(walker.count, AdaptiveCount)):
+        raise ValueError(
+            f"config: experience.shared_orders is true, but sampler.order {walker.order} with count "
+            f"{type(walker.count).__name__} looks at the network, so each rollout has an order of its own; set "
+            "sampler.order=random and sampler.count=schedule, or leave shared_orders out"
         )
     if settings.mask_truncated_completions and source.end_id is None:
         raise ValueError(

@@ -224,7 +224,8 @@ class Experience:
     CPU. tokens: (N, L) the same sequences. revealed_at: (N, L) the step of the sampler's walk that revealed each
     token, -1 where it was given. num_steps: of that walk. chance: (K,) with which each step reveals a masked position,
     None where the number of reveals is fixed. log_prob: (N, L) with which each token was drawn.
-    advantage: (N,) of each rollout. peers: (N, G) those of its group. reward: (N,).
+    advantage: (N,) of each rollout. peers: (N, G) those of its group. reward: (N,). group: (N,) the number of the
+    prompt that each answers, the same for those that share conditions.
     proposed: (N, K, L) what each step drew at masked positions, revealed or not, where that is kept.
     old: (N, I, …) what the estimator read under the weights of the rollouts for each of I passes over them, None where
     the weights are still the same. iteration: the pass that this is, of num_iterations. round: its number, which keys
@@ -239,6 +240,7 @@ class Experience:
     advantage: Float[Tensor, "N"]
     peers: Float[Tensor, "N G"]
     reward: Float[Tensor, "N"]
+    group: Int64[Tensor, "N"]
     chance: Float[Tensor, "K"] | None = None
     proposed: Int64[Tensor, "N K L"] | None = None
     old: Float[Tensor, "N I *rest"] | None = None

@@ -112,3 +112,33 @@ def test_nothing_that_is_drawn_comes_from_or_goes_into_the_global_state() -> Non
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*tokens)
     assert state.round is not None and isinstance(Nets(parts.model).current, torch.nn.Module)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("data", DATA)
+def test_rollouts_of_a_prompt_that_share_an_order_are_rollouts_as_any_and_cost_less(data: str, count: str) -> None:
+    parts = policy_parts(*DATA[data], *COUNTS[count], "experience.shared_orders=true")
+    ids = torch.arange(40, 72)
+    generator = rounds_of(parts).generator
+    shared = made(parts, ids)
+    orders = shared.experience.revealed_at.view(8, 4, -1)
+    assert (orders == orders[:, :1]).all()
+    assert len({tuple(row.flatten().tolist()) for row in orders[:, 0]}) > 1
+    assert len({tuple(row) for row in shared.experience.tokens.tolist()}) > 24
+    own = replace(generator, shares_orders=False).rollouts(parts.model, ids, ids // 4, rng.Key(3), CPU)
+    assert float(shared.forwards.sum()) < 0.9 * float(own.forwards.sum())
+    assert_same(made(parts, ids, 8).experience, shared.experience)
+    assert torch.equal(own.experience.group, ids // 4)
+
+
+def test_a_shared_order_draws_the_tokens_that_the_network_says() -> None:
+    """The recorded log-probabilities are those of each rollout's own states, read one by one."""
+    parts = policy_parts("experience.shared_orders=true", "objective.estimator={kind: traj}")
+    experience, policy = collected(parts).experience, rounds_of(parts).policy
+    alone = replace(experience, group=torch.arange(len(experience.tokens)))
+    views = policy.views(experience, rng.Key(0))
+    together, apart = (policy.scores(parts.model, one, views) for one in (experience, alone))
+    assert together.num_forwards < apart.num_forwards == len(views.x)
+    torch.testing.assert_close(together.log_prob, apart.log_prob, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together.entropy, apart.entropy, rtol=0, atol=1e-5)
+    assert float((together.log_prob.detach().sum(0) - experience.log_prob).abs().max()) <= 1e-5

@@ -49,6 +49,7 @@ def experience(
         advantage=nothing,
         peers=nothing[:, None],
         reward=nothing,
+        group=torch.zeros(number, dtype=torch.int64),
         chance=chance,
         proposed=proposed,
     )

@@ -66,6 +66,7 @@ def trajectories() -> Experience:
         advantage=torch.zeros(number),
         peers=torch.zeros(number, 1),
         reward=torch.zeros(number),
+        group=torch.zeros(number, dtype=torch.int64),
         chance=((ratio[:-1] - ratio[1:]) / ratio[:-1]).float(),
     )
 
@@ -129,6 +130,36 @@ def test_drawing_steps_is_unbiased() -> None:
     assert error.max() > 1e-4
 
 
+def test_leaving_out_steps_by_how_far_they_would_move_the_weights_is_unbiased() -> None:
+    network, experience = table(1), trajectories()
+    read = policy(Trajectory()).scores(network, experience, policy(Trajectory()).views(experience, Key(0)))
+    recorded = replace(experience, log_prob=read.log_prob.detach().sum(0))
+    true = true_gradient(network, experience)
+    drawn = [estimated(network, recorded, Trajectory(thinning=0.02), round) for round in range(400)]
+    mean, error = torch.stack(drawn).mean(0), torch.stack(drawn).std(0) / 20
+    assert ((mean - true).abs() < 4.5 * error + 1e-6).all()
+    assert error.max() > 1e-4
+
+
+def test_leaving_out_steps_reads_less_where_tokens_were_sure() -> None:
+    experience = trajectories()
+    number = len(experience.tokens)
+    experience = replace(experience, advantage=torch.ones(number), group=torch.arange(number))
+    for log_prob, share in ((-1e-3, 0.0), (-0.1, 0.5), (-3.0, 1.0)):
+        sure = replace(experience, log_prob=torch.full_like(experience.log_prob, log_prob))
+        scored, everything = (
+            Trajectory(thinning=level).views(PROCESS, sure, END, Key(0)).scored.sum() for level in (0.4, 0.0)
+        )
+        assert float(scored / everything) == pytest.approx(share, abs=0.1)
+
+
+def test_a_kl_of_rollouts_that_are_left_out_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"set estimator\.thinning=0, or beta=0"):
+        policy(Trajectory(thinning=0.5), beta=0.1)
+    with pytest.raises(ValueError, match=r"thinning is 0\.5 with trajectory_samples 2"):
+        Trajectory(thinning=0.5, trajectory_samples=2)
+
+
 @pytest.mark.parametrize("name", RATIOS)
 def test_equal_weights_have_a_ratio_of_one_and_no_kl(name: str) -> None:
     network, experience = table(1), trajectories()
@@ -184,7 +215,7 @@ def test_the_sequence_bound_is_the_any_order_bound_on_average() -> None:
         one,
         **{
             name: getattr(one, name).repeat(4000, *[1] * (getattr(one, name).dim() - 1))
-            for name in ("tokens", "revealed_at", "log_prob", "advantage", "peers", "reward")
+            for name in ("tokens", "revealed_at", "log_prob", "advantage", "peers", "reward", "group")
         },
         batch=Batch.of_tokens(one.tokens.repeat(4000, 1), torch.arange(4000)),
     )

@@ -16,6 +16,7 @@ from onpath.data.source import ActionSource, Source, TextSource
 from onpath.processes.masking import Masking, reveal_chance
 from onpath.rollouts import evaluating
 from onpath.sampling.counts import AncestralCount
+from onpath.sampling.distinct import Distinct
 from onpath.sampling.grids import Grid
 from onpath.sampling.loop import Knobs, Sampler, walk
 from onpath.sampling.states import TokenState
@@ -28,7 +29,8 @@ class Rollouts:
     """Finished rollouts, not judged yet: the advantages of `experience` are 0.
 
     prompts, completions: as people read them. completion_ids: tokens up to the end token. columns: what else a reward
-    is told. forwards: (N,) rows that went through the network for each. seconds: that all of this took.
+    is told. forwards: (N,) rows that went through the network for each, and shares of rows that several had in
+    common. seconds: that all of this took.
     """
 
     experience: Experience
@@ -36,7 +38,7 @@ class Rollouts:
     completions: list[str]
     completion_ids: list[list[int]]
     columns: Mapping[str, Sequence[Any]]
-    forwards: Int64[Tensor, "N"]
+    forwards: Float[Tensor, "N"]
     seconds: float
 
     @property
@@ -45,9 +47,9 @@ class Rollouts:
         return torch.tensor([len(ids) for ids in self.completion_ids]).float()
 
     @property
-    def num_forwards(self) -> int:
+    def num_forwards(self) -> float:
         """Rows that went through the network in all."""
-        return int(self.forwards.sum())
+        return float(self.forwards.sum())
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Generator:
     """Makes rollouts of the prompts of a source: completions, by any sampler of tokens.
 
     batch_size: rollouts that go through the network together, 0 for all. lockstep: each of them in every step.
-    keeps_proposals: whether what each step drew and did not reveal is kept as well.
+    keeps_proposals: whether what each step drew and did not reveal is kept as well. shares_orders: whether rollouts of
+    the same prompt reveal their places in the same order; states that they share then go through the network once.
     """
 
     process: Masking
@@ -65,6 +68,7 @@ class Generator:
     batch_size: int = 0
     lockstep: bool = False
     keeps_proposals: bool = False
+    shares_orders: bool = False
 
     def rollouts(
         self,
@@ -80,7 +84,8 @@ class Generator:
         parts = []
         with evaluating(denoiser):
             for first in range(0, len(ids), size):
-                parts.append(self._walked(denoiser, request.rows(slice(first, first + size)), key, device))
+                part = slice(first, first + size)
+                parts.append(self._walked(denoiser, request.rows(part), examples[part], key, device))
         state = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         times = self._times
         nothing = torch.zeros(len(ids))
@@ -93,21 +98,27 @@ class Generator:
             advantage=nothing,
             peers=nothing[:, None],
             reward=nothing,
+            group=examples,
             chance=self._chance(times),
             proposed=state.get("proposed"),
         )
         seconds = time.perf_counter() - begun
         texts, columns = self._texts(experience), self._columns(experience, examples)
-        return Rollouts(experience, *texts, columns, state["num_forwards"], seconds)
+        return Rollouts(experience, *texts, columns, state["forwards"], seconds)
 
     @property
     def _times(self) -> tuple[float, ...]:
         return self.sampler.times(self.grid, self.process.schedule)
 
-    def _walked(self, denoiser: Denoiser, batch: Batch, key: rng.Key, device: torch.device) -> dict[str, Tensor]:
+    def _walked(
+        self, denoiser: Denoiser, batch: Batch, examples: Int64[Tensor, "N"], key: rng.Key, device: torch.device
+    ) -> dict[str, Tensor]:
         """What is kept of the walk of a batch, on the CPU."""
-        steps, state = [], None
+        steps, state, share = [], None, 1.0
         knobs = Knobs(lockstep=self.lockstep)
+        if self.shares_orders:
+            knobs = Knobs(lockstep=self.lockstep, order_ids=examples.to(device))
+            denoiser = Distinct(denoiser, examples)
         for state in walk(denoiser, self.process, self.sampler, self.grid, batch.to(device), key, knobs):
             if self.keeps_proposals:
                 steps.append(state.proposed)
@@ -116,7 +127,10 @@ class Generator:
         if steps:
             steps += [state.proposed] * (len(self._times) - len(steps))  # of a walk that ended early
             kept["proposed"] = torch.stack(steps[1:], dim=1)
-        return {**{name: value.cpu() for name, value in kept.items()}, "num_forwards": state.num_forwards}
+        if isinstance(denoiser, Distinct):
+            share = denoiser.num_read / denoiser.num_asked
+        kept["forwards"] = state.num_forwards * share
+        return {name: value.cpu() for name, value in kept.items()}
 
     def _chance(self, times: Sequence[float]) -> Float[Tensor, "K"] | None:
         """With which each step reveals a masked position, where it goes by coins."""

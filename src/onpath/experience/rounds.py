@@ -85,6 +85,7 @@ class Rounds:
             batch_size=self.settings.rollout_batch_size,
             lockstep=self.lockstep,
             keeps_proposals=policy.estimator.keeps_proposals,
+            shares_orders=self.settings.shared_orders,
         )
 
     def collect(

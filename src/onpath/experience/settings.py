@@ -25,6 +25,8 @@ class GroupRollouts:
     num_iterations: passes over a round before the next one.
     baseline: what is taken off a reward: the `mean` of its group, or of the others in it (`leave_one_out`).
     scale_rewards: what that is divided by: the standard deviation of the `group` or of the `batch`, or `none`.
+    shared_orders: whether the rollouts of a prompt reveal their places in the same order, drawn for the prompt; then
+    they go through the same states for as long as they agree, and each of these goes through the network once.
     mask_truncated_completions: whether a completion without an end token counts as 0.
     rollout_batch_size: rollouts that go through the network together, 0 for all of a process.
     time_limit_s: for each reward and round. log_completions: completions of each logged round that are kept to be read,
@@ -38,6 +40,7 @@ class GroupRollouts:
     num_iterations: int = 1
     baseline: Literal["mean", "leave_one_out"] = "mean"
     scale_rewards: Literal["group", "batch", "none"] = "group"
+    shared_orders: bool = False
     mask_truncated_completions: bool = False
     rollout_batch_size: int = 0
     time_limit_s: float = 60.0

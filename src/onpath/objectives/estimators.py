@@ -64,6 +64,11 @@ class Estimator(ABC):
         """Whether it needs what each step of the rollout drew and did not reveal."""
         return False
 
+    @property
+    def weighs_by_advantage(self) -> bool:
+        """Whether what is read depends on the advantage, so that a rollout that is worth nothing is read nowhere."""
+        return False
+
     @abstractmethod
     def views(self, process: Masking, experience: Experience, end_id: int | None, key: rng.Key) -> Views:
         """The states that this pass reads. The same key gives the same states for new, old and reference weights."""

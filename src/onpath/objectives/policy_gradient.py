@@ -16,10 +16,11 @@ from onpath.objectives.drawn_words import drawn, log_softmax, scored
 from onpath.objectives.estimators import Estimator, Views
 from onpath.objectives.mask_estimators import OneStep
 from onpath.processes.masking import Masking, flat_rows
+from onpath.sampling.distinct import Distinct
 from onpath.sampling.grids import EvenGrid, Grid
 from onpath.sampling.loop import Sampler
 from onpath.sampling.unmasking import Unmasking
-from onpath.types import Batch, Denoiser, Experience, Loss, Nets
+from onpath.types import Batch, Denoiser, Experience, Loss, Nets, Readout
 
 Cost = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 """The cost (R,) of R scored tokens by their log-probabilities, their KL or None, and their flat places."""
@@ -33,11 +34,13 @@ class Readings:
 
     log_prob: of the targets at the sampler's temperature, with gradient. kl: to the reference, summed over words,
     with gradient, None where it was not asked for. entropy: in nats, without gradient. cost: the sum of what each
-    token costs, with gradient, where that was asked for; then nothing else has one.
+    token costs, with gradient, where that was asked for; then nothing else has one. num_forwards: states that went
+    through the network, equal ones once.
     """
 
     log_prob: Float[Tensor, "C N L"]
     entropy: Float[Tensor, "C N L"]
+    num_forwards: int
     kl: Float[Tensor, "C N L"] | None = None
     cost: Float[Tensor, ""] | None = None
 
@@ -79,6 +82,11 @@ class PolicyGradient(Objective):
         if self.kl != "path" and self.beta == 0:
             raise ValueError(
                 f"policy gradient: kl is {self.kl}, but beta is 0, so no KL is taken; set beta, or leave it"
+            )
+        if self.beta and self.estimator.weighs_by_advantage:
+            raise ValueError(
+                f"policy gradient: beta is {self.beta}, and the estimator leaves out rollouts without an advantage, so "
+                "their KL would be missing; set estimator.thinning=0, or beta=0"
             )
         if not self.estimator.has_ratio and (self.epsilon, self.epsilon_high) != (0.2, None):
             raise ValueError(
@@ -132,7 +140,7 @@ class PolicyGradient(Objective):
             loss = loss + (scores.cost - scores.cost.detach())
         number = float(views.scored.sum())
         metrics["entropy"] = (scores.entropy.sum(), number)
-        metrics["loss_forwards"] = (float(len(views.x)), count)
+        metrics["loss_forwards"] = (float(scores.num_forwards), count)
         return Loss(loss, count, metrics)
 
     def _cost(self, views: Views, experience: Experience) -> Cost | None:
@@ -164,10 +172,10 @@ class PolicyGradient(Objective):
 
     def old_scores(self, denoiser: Denoiser, experience: Experience, key: rng.Key) -> Float[Tensor, "N C L"]:
         """Log-probabilities of a pass under the weights of the rollouts, on the CPU, for ``Experience.old``."""
-        views, memo = self.views(experience, key), denoiser.encode(**experience.batch.conditions())
-        rows, targets, x, share = self._shown(experience, views)
+        views = self.views(experience, key)
+        places, rows, targets = self._asked(experience, views)
         with torch.no_grad():
-            found = denoiser(x, share, memo, rows=rows, readout=self._drawn(targets))
+            found, _ = self._read(denoiser, experience, views, places, self._drawn(targets))
         return _placed(found, rows, views).transpose(0, 1).cpu()
 
     def scores(
@@ -178,42 +186,49 @@ class PolicyGradient(Objective):
         reference: Denoiser | None = None,
         cost: Cost | None = None,
     ) -> Readings:
-        """One forward of all views, the head running at the scored places alone; with a reference one of it before."""
-        batch, all_words = experience.batch, self.kl == "path"
-        rows, targets, x, share = self._shown(experience, views)
+        """One forward of the states of all views, equal ones once, the head running at the scored places alone; with a
+        reference one of it before."""
+        all_words = self.kl == "path"
+        places, rows, targets = self._asked(experience, views)
 
         whole = None
         if reference is not None:
             read = self._words if all_words else self._drawn(targets)
             with torch.no_grad():
-                whole = reference(x, share, reference.encode(**batch.conditions()), rows=rows, readout=read)
+                whole, _ = self._read(reference, experience, views, places, read)
 
         def readout(logits: Tensor, at: Tensor) -> tuple[Tensor, ...]:
             logits = self._tempered(logits)
             found, entropy = scored(logits, targets[at])
             kl = None
             if whole is not None:
-                beside = whole[torch.searchsorted(rows, at)]
-                kl = _path_kl(log_softmax(logits), beside) if all_words else self._kl(found, beside)
+                theirs = whole[torch.searchsorted(rows, at)]
+                kl = _path_kl(log_softmax(logits), theirs) if all_words else self._kl(found, theirs)
             if cost is not None:
                 first = cost(found, kl, at)
                 return (first, entropy, found.detach(), *(() if kl is None else (kl.detach(),)))
             return found if kl is None else torch.stack([found, kl], dim=1), entropy
 
-        found = denoiser(x, share, denoiser.encode(**batch.conditions()), rows=rows, readout=readout)
+        found, num_forwards = self._read(denoiser, experience, views, places, readout)
         first, entropy, *rest = found
         columns = rest if cost is not None else [first] if whole is None else first.unbind(1)
         entropy, log_prob, *kl = (_placed(column, rows, views) for column in (entropy, *columns))
-        return Readings(log_prob, entropy, kl[0] if kl else None, None if cost is None else first.sum())
+        total = None if cost is None else first.sum()
+        return Readings(log_prob, entropy, num_forwards, kl[0] if kl else None, total)
 
-    def _shown(self, experience: Experience, views: Views) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a network is given on its device: scored places and their targets, flat, states and masked shares."""
-        batch = experience.batch
-        rows = flat_rows(views.scored, int(views.scored.sum()))
-        share = self.process.masked_fraction(batch, views.masked.sum(1))
-        given = rows, views.targets.flatten(), views.x, share
-        rows, targets, x, share = (one.to(batch.x.device, non_blocking=True) for one in given)
-        return rows, targets, x, share
+    def _asked(self, experience: Experience, views: Views) -> tuple[Tensor, Tensor, Tensor]:
+        """Scored places, flat, on the CPU; the same and their targets on the device."""
+        places, device = flat_rows(views.scored, int(views.scored.sum())), experience.batch.x.device
+        return places, places.to(device, non_blocking=True), views.targets.flatten().to(device, non_blocking=True)
+
+    def _read(
+        self, denoiser: Denoiser, experience: Experience, views: Views, places: Tensor, readout: Readout
+    ) -> tuple[Any, int]:
+        """What is read at the scored places, and how many states went through the network for it."""
+        batch, once = experience.batch, Distinct(denoiser, experience.group)
+        share = self.process.masked_fraction(batch, views.masked.sum(1)).to(batch.x.device, non_blocking=True)
+        found = once(views.x, share, once.encode(**batch.conditions()), rows=places, readout=readout)
+        return found, once.num_read
 
     def _words(self, logits: Tensor, _: Tensor) -> Tensor:
         return log_softmax(self._tempered(logits))

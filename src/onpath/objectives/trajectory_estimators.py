@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from onpath import rng
@@ -24,6 +25,7 @@ from onpath.objectives.estimators import (
 )
 from onpath.processes.masking import Masking
 from onpath.sampling.counts import AdaptiveCount
+from onpath.sampling.distinct import digest
 from onpath.sampling.orders import BLIND
 from onpath.sampling.unmasking import Unmasking
 from onpath.types import Experience
@@ -37,17 +39,30 @@ class Trajectory(Estimator):
     it. All of them count, those behind an end token too, as earlier ones were drawn with them in sight; the sum is
     divided by the free positions of the canvas, whose number is the same for every rollout.
     trajectory_samples: steps read of each rollout, drawn evenly among those that revealed something, which is unbiased;
-    0 reads all. normalizer: `completion` divides by the length through the end token and leaves out what follows, which
-    is biased.
+    0 reads all. thinning: a step that hardly moves the weights is left out by chance, and weighs more where it is read:
+    its chance is min(1, |A|·Σ_i (1 - p_i) / thinning), p_i those with which its tokens were drawn, as the gradient of
+    log p_i is about as long as 1 - p_i; unbiased, 0 is off. The draw is of the state, so that rollouts of a prompt that
+    share it are read there together.
+    normalizer: `completion` divides by the length through the end token and leaves out what follows, which is biased.
     Source: the chain rule over the steps; the trajectory of d2, arXiv:2509.21474, with a blind order.
     """
 
     trajectory_samples: int = 0
+    thinning: float = 0.0
     normalizer: Literal["canvas", "completion"] = "canvas"
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _require_samples(self.trajectory_samples)
+        if not 0.0 <= self.thinning < math.inf or (self.thinning and self.trajectory_samples):
+            raise ValueError(
+                f"thinning is {self.thinning} with trajectory_samples {self.trajectory_samples}; allowed are 0 (off) "
+                "and more, .5 is usual, and one of the two; leave trajectory_samples out"
+            )
+
+    @property
+    def weighs_by_advantage(self) -> bool:
+        return self.thinning > 0
 
     def refusal(self, sampler: Unmasking) -> str | None:
         if isinstance(sampler.count, AdaptiveCount):
@@ -71,8 +86,11 @@ class Trajectory(Estimator):
         if self.normalizer == "completion":
             counted = through_end(experience, end_id)
             scored = scored & counted.repeat(len(steps), 1)
-        scored = scored & (weight.flatten() > 0)[:, None]
-        return reading(experience, states, scored, weight.flatten()[:, None], per_token(counted))
+        weight = weight.flatten()
+        if self.thinning:
+            weight = weight * _kept(experience, states[0], scored, self.thinning, key.fold("thinning"))
+        scored = scored & (weight > 0)[:, None]
+        return reading(experience, states, scored, weight[:, None], per_token(counted))
 
 
 @dataclass(frozen=True)
@@ -153,6 +171,18 @@ class TraceEstimator(Estimator):
 def _revealed(experience: Experience, steps: Int64[Tensor, "C N"]) -> Bool[Tensor, "M L"]:
     """The positions that each step revealed."""
     return (experience.revealed_at == steps[:, :, None]).flatten(0, 1)
+
+
+def _kept(
+    experience: Experience, x: Int64[Tensor, "M L"], scored: Bool[Tensor, "M L"], level: float, key: rng.Key
+) -> Float[Tensor, "M"]:
+    """For each state 0, or one over the chance with which it is read."""
+    num_copies = len(x) // len(experience.tokens)
+    doubt = (1.0 - experience.log_prob.exp()).repeat(num_copies, 1)
+    length = experience.advantage.abs().repeat(num_copies) * (doubt * scored).sum(1)
+    chance = (length / level).clamp_max(1.0)
+    state = digest(torch.cat([experience.group.repeat(num_copies)[:, None], x], dim=1))
+    return torch.where(rng.uniform(key, state) < chance, 1.0 / chance.clamp_min(1e-6), 0.0)
 
 
 def _require_samples(number: int) -> None:

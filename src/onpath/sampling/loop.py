@@ -26,17 +26,26 @@ class Knobs:
     """Settings that may differ from row to row of one forward; None leaves the sampler's own.
 
     temperature, guidance: (B,) on the device of the batch. reveal: (B,) int64 on the CPU, reveals at each step.
-    lockstep: of the whole walk, see ``State``.
+    order_ids: (B,) int64 by which an order or a coin that does not look at the network is drawn, instead of the row's
+    own id; rows of the same one are revealed in the same order. lockstep: of the whole walk, see ``State``.
     """
 
     temperature: Float[Tensor, "B"] | None = None
     guidance: Float[Tensor, "B"] | None = None
     reveal: Int64[Tensor, "B"] | None = None
+    order_ids: Int64[Tensor, "B"] | None = None
     lockstep: bool = False
+
+    def ordered(self, batch: Batch) -> Batch:
+        """The batch with the ids by which an order is drawn."""
+        return batch if self.order_ids is None else replace(batch, ids=self.order_ids)
 
     def rows(self, index: Int64[Tensor, "N"]) -> Knobs:
         by_row = {f.name: taken(getattr(self, f.name), index) for f in fields(self) if f.name != "lockstep"}
         return replace(self, **by_row)
+
+
+Settings = tuple[rng.Key, Knobs]
 
 
 class Sampler(ABC):
@@ -150,7 +159,7 @@ def _steps(
     sampler: Sampler,
     times: Sequence[Any],
     state: State,
-    settings: tuple[rng.Key, Knobs],
+    settings: Settings,
     active: Sequence[int] | None = None,
 ) -> Iterator[State]:
     """The loop. active: rows that take part in each step, the first so many; those that do not have left for good."""

@@ -17,7 +17,7 @@ from onpath.processes.masking import Masking, flat_rows, position_bits, remask_l
 from onpath.sampling.blocks import Blocks, Scope, block_scope, whole_scope
 from onpath.sampling.counts import AdaptiveCount, AncestralCount, Count, ScheduleCount
 from onpath.sampling.guidance import encoded, guided
-from onpath.sampling.loop import Knobs, Sampler
+from onpath.sampling.loop import Knobs, Sampler, Settings
 from onpath.sampling.moves import Moves, busy_rows, ended, masked_again, revealed, spread
 from onpath.sampling.orders import BLIND, Order, admitted, blind_scores, first, gumbel, sighted_scores
 from onpath.sampling.remasking import Loop, Proofread, RandomRemask, Remask
@@ -169,7 +169,7 @@ class Unmasking(Sampler):
         """What the step will do, as far as it is known before the forward."""
         eligible = state.masked & scope.inside
         if isinstance(self.count, AncestralCount):
-            return self._coins(state, scope, eligible, times, key)
+            return self._coins(state, scope, eligible, times, (key, knobs))
         read = None
         if isinstance(self.remask, Proofread):
             read = scope.inside & ~state.masked & ~scope.last.to(state.x.device)[:, None]
@@ -187,14 +187,14 @@ class Unmasking(Sampler):
             number = number + num_remask
         if self.order not in BLIND or not number.any():
             return Moves(eligible, scope.last, None, number, remask, num_remask, num_read=scope.left)
-        scores = blind_scores(self.order, state.batch, key).masked_fill(~eligible, -torch.inf)
+        scores = blind_scores(self.order, knobs.ordered(state.batch), key).masked_fill(~eligible, -torch.inf)
         return Moves(eligible, scope.last, first(scores, number) & eligible, number, remask, num_remask)
 
     def _coins(
-        self, state: TokenState, scope: Scope, eligible: Bool[Tensor, "B L"], times: Times, key: rng.Key
+        self, state: TokenState, scope: Scope, eligible: Bool[Tensor, "B L"], times: Times, settings: Settings
     ) -> Moves:
         """One coin for each position, masked or revealed."""
-        device = state.x.device
+        (key, knobs), device = settings, state.x.device
         before, after = scope.before.to(device), scope.after.to(device)
         sigma, remask = 0.0, None
         if isinstance(self.remask, RandomRemask):
@@ -207,7 +207,7 @@ class Unmasking(Sampler):
             if state.unsettled is not None:
                 remask = remask & state.unsettled[:, None]
         rho = reveal_chance(before, after, sigma).float()
-        reveal = (uniform_draws(key.fold("reveal"), state.batch) < rho[:, None]) & eligible
+        reveal = (uniform_draws(key.fold("reveal"), knobs.ordered(state.batch)) < rho[:, None]) & eligible
         return Moves(eligible, scope.last, reveal, remask=remask)
 
     def _remask_number(
@@ -232,8 +232,8 @@ class Unmasking(Sampler):
         """The state after one forward of every row of it: tokens revealed, doubtful ones masked again."""
         wanted, number = moves.wanted()
         rows = flat_rows(wanted, None if number is None else int(number.sum()))
-        drawn = self._drawn(process, denoiser, state, rows, key, knobs)
-        doubtful, number = None, moves.num_reveal
+        drawn, doubtful = self._drawn(process, denoiser, state, rows, key, knobs), None
+        number = moves.num_reveal
         if drawn.doubt is not None and moves.read is not None and isinstance(self.remask, Proofread):
             doubt = spread(wanted, rows, drawn.doubt, 0.0)
             doubtful = moves.read & (doubt > self.remask.threshold)
@@ -243,7 +243,7 @@ class Unmasking(Sampler):
                 number = number.to(doubt.device) + more
         reveal = moves.reveal
         if reveal is None:
-            reveal = self._sighted_choice(process, state, moves, (wanted, rows, drawn), number, key)
+            reveal = self._sighted_choice(process, state, moves, (wanted, rows, drawn), number, (key, knobs))
         after = revealed(state, (wanted, rows, drawn), reveal, moves.num_reveal)
         if state.unsettled is not None and moves.read is not None:
             after = replace(after, unsettled=reveal.any(1))
@@ -298,12 +298,12 @@ class Unmasking(Sampler):
         moves: Moves,
         seen: tuple[Bool[Tensor, "B L"], Int64[Tensor, "N"], Drawn],
         number: Int64[Tensor, "B"] | None,
-        key: rng.Key,
+        settings: Settings,
     ) -> Bool[Tensor, "B L"]:
         """The positions to reveal, given what the network is sure of; `seen` are (wanted, rows, drawn)."""
-        wanted, rows, drawn = seen
+        (wanted, rows, drawn), (key, knobs) = seen, settings
         if self.order in BLIND:
-            scores = blind_scores(self.order, state.batch, key)
+            scores = blind_scores(self.order, knobs.ordered(state.batch), key)
         else:
             scores = spread(wanted, rows, sighted_scores(self.order, drawn), 0.0)
             if self.order_noise:
