@@ -8,8 +8,9 @@ import torch
 from onpath.objectives.drawn_words import drawn, log_softmax, scored
 
 GENERATOR = torch.Generator().manual_seed(0)
-LOGITS, TARGETS = torch.randn(5, 7, generator=GENERATOR) * 3, torch.tensor([0, 2, 6, 3, 1])
-ABOVE = torch.randn(5, generator=GENERATOR)
+LOGITS = torch.randn(5, 7, generator=GENERATOR) * 3
+TARGETS = torch.tensor([[0, 1], [2, 2], [6, 0], [3, 4], [1, 0]])  # two of each row, also the same
+ABOVE = torch.randn(5, 2, generator=GENERATOR)
 
 
 @pytest.mark.parametrize("left_out", [False, True])
@@ -20,11 +21,12 @@ def test_scores_are_those_of_a_categorical(left_out: bool) -> None:
     mine, theirs = (logits.clone().requires_grad_() for _ in range(2))
     found, entropy = scored(mine, TARGETS)
     exact = torch.distributions.Categorical(logits=theirs)
-    torch.testing.assert_close(found, exact.log_prob(TARGETS))
+    wanted = exact.log_prob(TARGETS.T).T
+    torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(entropy, exact.entropy().detach())
     assert not entropy.requires_grad and torch.equal(drawn(logits, TARGETS), found)
     (found * ABOVE).sum().backward()
-    (exact.log_prob(TARGETS) * ABOVE).sum().backward()
+    (wanted * ABOVE).sum().backward()
     assert mine.grad is not None and theirs.grad is not None
     torch.testing.assert_close(mine.grad, theirs.grad.nan_to_num(0.0))
 

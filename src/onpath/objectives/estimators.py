@@ -141,14 +141,19 @@ def per_token(counted: Bool[Tensor, "N L"]) -> Float[Tensor, "N"]:
 def masked_prompt(
     process: Masking, experience: Experience, x: Int64[Tensor, "M L"], probability: float, key: rng.Key
 ) -> Int64[Tensor, "M L"]:
-    """`x` with each token of the prompt masked with a probability; they are not scored."""
+    """`x` with each token of the prompt masked with a probability; they are not scored.
+
+    The draws are of the prompt, not of the rollout: rollouts of a prompt are compared with each other, so they are read
+    under the same masked prompt, and where all of their completions are masked they are one state, which goes through
+    the network once.
+    """
     if probability == 0.0:
         return x
     batch, num_copies = experience.batch, x.shape[0] // len(experience.tokens)
     given = ~experience.free
     if batch.padding is not None:
         given = given & ~batch.padding.cpu()
-    draws = rng.uniform(key.fold("prompt"), batch.ids, (x.shape[1],))
+    draws = rng.uniform(key.fold("prompt"), experience.group, (x.shape[1],))
     hidden = (draws < probability) & given
     return x.masked_fill(hidden.repeat(num_copies, 1), process.mask_id)
 

@@ -30,8 +30,8 @@ class OneStep(Estimator):
     """Every token of the completion at once, from the state in which all of it is masked; one forward.
 
     p_mask_prompt: chance of each token of the prompt to be masked as well; each inner pass has masks of its own, the
-    same for new, old and reference weights. masking: `probability` masks each token of the completion with `p_mask`
-    and scores the masked ones, for maskings that know no time.
+    same for new, old and reference weights and for all rollouts of a prompt. masking: `probability` masks each token of
+    the completion with `p_mask` and scores the masked ones, for maskings that know no time.
     Source: diffu-GRPO of d1, arXiv:2504.12216, Section 3.
     """
 

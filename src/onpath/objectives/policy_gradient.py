@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onpath import rng
@@ -16,14 +16,14 @@ from onpath.objectives.drawn_words import drawn, log_softmax, scored
 from onpath.objectives.estimators import Estimator, Views
 from onpath.objectives.mask_estimators import OneStep
 from onpath.processes.masking import Masking, flat_rows
-from onpath.sampling.distinct import Distinct
+from onpath.sampling.distinct import Folded
 from onpath.sampling.grids import EvenGrid, Grid
 from onpath.sampling.loop import Sampler
 from onpath.sampling.unmasking import Unmasking
 from onpath.types import Batch, Denoiser, Experience, Loss, Nets, Readout
 
 Cost = Callable[[Tensor, Tensor | None, Tensor], Tensor]
-"""The cost (R,) of R scored tokens by their log-probabilities, their KL or None, and their flat places."""
+"""The cost of scored tokens by their log-probabilities, their KL or None, and their flat places, (R, K) each."""
 
 _MOST = 20.0  # of a log-ratio: its exponential, and that times an advantage, stay finite
 
@@ -152,10 +152,10 @@ class PolicyGradient(Objective):
         if not self.estimator.has_ratio or (self.estimator.unit != "score" and old is not None):
             return None
         device, copies = experience.batch.x.device, views.num_copies
-        weight = (views.by_copy(views.weight) * views.scale[:, None]).flatten().to(device)
-        advantage = experience.advantage[:, None].expand(copies, -1, views.x.shape[1]).flatten().to(device)
+        weight = _beside_none((views.by_copy(views.weight) * views.scale[:, None]).to(device))
+        advantage = _beside_none(experience.advantage[:, None].expand(copies, -1, views.x.shape[1]).to(device))
         if old is not None:
-            old = old[:, experience.iteration].transpose(0, 1)[:copies].flatten().to(device)
+            old = _beside_none(old[:, experience.iteration].transpose(0, 1)[:copies].to(device))
 
         def cost(log_prob: Tensor, kl: Tensor | None, at: Tensor) -> Tensor:
             gap = log_prob - (log_prob.detach() if old is None else old[at])
@@ -173,10 +173,10 @@ class PolicyGradient(Objective):
     def old_scores(self, denoiser: Denoiser, experience: Experience, key: rng.Key) -> Float[Tensor, "N C L"]:
         """Log-probabilities of a pass under the weights of the rollouts, on the CPU, for ``Experience.old``."""
         views = self.views(experience, key)
-        places, rows, targets = self._asked(experience, views)
+        folded, places, targets = self._asked(experience, views)
         with torch.no_grad():
-            found, _ = self._read(denoiser, experience, views, places, self._drawn(targets))
-        return _placed(found, rows, views).transpose(0, 1).cpu()
+            found = self._read(denoiser, experience, views, folded, self._drawn(targets))
+        return _placed(found, places, views).transpose(0, 1).cpu()
 
     def scores(
         self,
@@ -187,48 +187,50 @@ class PolicyGradient(Objective):
         cost: Cost | None = None,
     ) -> Readings:
         """One forward of the states of all views, equal ones once, the head running at the scored places alone; with a
-        reference one of it before."""
+        reference one of it before. Tokens that are asked at the same place of the same state share a softmax."""
         all_words = self.kl == "path"
-        places, rows, targets = self._asked(experience, views)
+        folded, places, targets = self._asked(experience, views)
 
         whole = None
         if reference is not None:
             read = self._words if all_words else self._drawn(targets)
             with torch.no_grad():
-                whole, _ = self._read(reference, experience, views, places, read)
+                whole = self._read(reference, experience, views, folded, read)
 
         def readout(logits: Tensor, at: Tensor) -> tuple[Tensor, ...]:
             logits = self._tempered(logits)
             found, entropy = scored(logits, targets[at])
             kl = None
             if whole is not None:
-                theirs = whole[torch.searchsorted(rows, at)]
+                theirs = whole[at]
                 kl = _path_kl(log_softmax(logits), theirs) if all_words else self._kl(found, theirs)
             if cost is not None:
-                first = cost(found, kl, at)
+                first = cost(found, kl, places[at])
                 return (first, entropy, found.detach(), *(() if kl is None else (kl.detach(),)))
-            return found if kl is None else torch.stack([found, kl], dim=1), entropy
+            return found if kl is None else torch.stack([found, kl.expand_as(found)], dim=-1), entropy
 
-        found, num_forwards = self._read(denoiser, experience, views, places, readout)
-        first, entropy, *rest = found
-        columns = rest if cost is not None else [first] if whole is None else first.unbind(1)
-        entropy, log_prob, *kl = (_placed(column, rows, views) for column in (entropy, *columns))
+        first, entropy, *rest = self._read(denoiser, experience, views, folded, readout)
+        columns = rest if cost is not None else [first] if whole is None else first.unbind(-1)
+        entropy, log_prob, *kl = (_placed(column, places, views) for column in (entropy[:, None], *columns))
         total = None if cost is None else first.sum()
+        num_forwards = len(views.x if folded.states is None else folded.states)
         return Readings(log_prob, entropy, num_forwards, kl[0] if kl else None, total)
 
-    def _asked(self, experience: Experience, views: Views) -> tuple[Tensor, Tensor, Tensor]:
-        """Scored places, flat, on the CPU; the same and their targets on the device."""
-        places, device = flat_rows(views.scored, int(views.scored.sum())), experience.batch.x.device
-        return places, places.to(device, non_blocking=True), views.targets.flatten().to(device, non_blocking=True)
+    def _asked(self, experience: Experience, views: Views) -> tuple[Folded, Int64[Tensor, "R K"], Int64[Tensor, "R K"]]:
+        """The scored places by the rows that answer for them; the same and their targets on the device."""
+        device = experience.batch.x.device
+        folded = Folded.of(views.x, experience.group, flat_rows(views.scored, int(views.scored.sum())))
+        places = folded.places
+        # where a row answers for fewer its first target stands again: any other word may have no probability
+        filled = torch.where(places < views.x.numel(), places, places[:, :1])
+        targets = views.targets.flatten()[filled].to(device, non_blocking=True)
+        return folded, places.to(device, non_blocking=True), targets
 
-    def _read(
-        self, denoiser: Denoiser, experience: Experience, views: Views, places: Tensor, readout: Readout
-    ) -> tuple[Any, int]:
-        """What is read at the scored places, and how many states went through the network for it."""
-        batch, once = experience.batch, Distinct(denoiser, experience.group)
+    def _read(self, denoiser: Denoiser, experience: Experience, views: Views, folded: Folded, readout: Readout) -> Any:
+        """What `readout` says of the rows that answer for the scored places, and of their numbers."""
+        batch = experience.batch
         share = self.process.masked_fraction(batch, views.masked.sum(1)).to(batch.x.device, non_blocking=True)
-        found = once(views.x, share, once.encode(**batch.conditions()), rows=places, readout=readout)
-        return found, once.num_read
+        return folded.read(denoiser, views.x, share, denoiser.encode(**batch.conditions()), readout)
 
     def _words(self, logits: Tensor, _: Tensor) -> Tensor:
         return log_softmax(self._tempered(logits))
@@ -242,7 +244,7 @@ class PolicyGradient(Objective):
         return logits if heat == 1.0 else logits / heat
 
     def _kl(self, found: Tensor, reference: Tensor) -> Tensor:
-        """(N,) estimates of the KL by the log-probabilities of the drawn tokens."""
+        """Estimates of the KL by the log-probabilities of the drawn tokens."""
         gap = (reference - found).clamp(-_MOST, _MOST)
         if self.kl == "k1":
             return -gap
@@ -313,16 +315,21 @@ def _refusal(sampler: Unmasking) -> str | None:
     return None
 
 
-def _placed(values: Float[Tensor, "R"], rows: Tensor, views: Views) -> Float[Tensor, "C N L"]:
-    """Values at flat rows, 0 elsewhere."""
-    whole = values.new_zeros(views.scored.numel()).index_put((rows,), values)
+def _placed(values: Float[Tensor, "R #K"], places: Int64[Tensor, "R K"], views: Views) -> Float[Tensor, "C N L"]:
+    """Values at flat places, 0 elsewhere."""
+    whole = values.new_zeros(views.scored.numel() + 1).index_put((places,), values.expand_as(places))[:-1]
     return whole.view(views.num_copies, -1, views.scored.shape[1])
+
+
+def _beside_none(values: Tensor) -> Tensor:
+    """Values of all places, flat, and a 0 for the place that is none."""
+    return torch.nn.functional.pad(values.flatten(), (0, 1))
 
 
 def _ratio(gap: Tensor) -> Tensor:
     return gap.clamp(-_MOST, _MOST).exp()
 
 
-def _path_kl(words: Float[Tensor, "N V"], reference: Float[Tensor, "N V"]) -> Float[Tensor, "N"]:
+def _path_kl(words: Float[Tensor, "N V"], reference: Float[Tensor, "N V"]) -> Float[Tensor, "N 1"]:
     """Of two distributions over words, by their log-probabilities."""
-    return (words.exp() * (words - reference).clamp(-_MOST, _MOST)).sum(-1)
+    return (words.exp() * (words - reference).clamp(-_MOST, _MOST)).sum(-1, keepdim=True)

@@ -101,7 +101,7 @@ class TrajectoryNELBOEstimator(Estimator):
     trajectory_samples: steps read of each rollout; 0 reads all. level: `token` has a ratio for each score, divided by
     the free positions of the canvas; `sequence` has one, exp((Q - Q_old)/|o|), Q the weighed sum and |o| the length
     through the end token. p_mask_prompt: chance of each token of the prompt to be masked, the same for new, old and
-    reference weights.
+    reference weights and for all rollouts of a prompt.
     Q is no bound on log p: the states are the rollout's, not those of the forward process; ``logp/nelbo`` is logged
     with fresh masks.
     """

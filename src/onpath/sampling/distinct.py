@@ -6,12 +6,60 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from onpath import rng
 from onpath.sampling.states import taken
 from onpath.types import Denoiser, Readout
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What is asked of inputs, equal ones as one; on the CPU.
+
+    states: (U,) the inputs that are read, None for all (M, L) of them. memory: (U,) the row of each in what was
+    encoded. rows: (R,) flat places in those states, sorted. places: (R, K) the flat places in all inputs that each row
+    answers for, M·L where it answers for fewer.
+    """
+
+    states: Int64[Tensor, "U"] | None
+    memory: Int64[Tensor, "U"] | None
+    rows: Int64[Tensor, "R"]
+    places: Int64[Tensor, "R K"]
+
+    @classmethod
+    def of(cls, x: Int64[Tensor, "M L"], label: Int64[Tensor, "B"], rows: Int64[Tensor, "N"]) -> Folded:
+        """What is asked at the flat places `rows` of x; label: the same where conditions and padding are."""
+        length = x.shape[1]
+        asked, place = torch.unique(rows // length, return_inverse=True)
+        first, of_asked = _folded(x[asked], label[asked % len(label)])
+        if len(first) == len(x):  # each of its own
+            rows = rows.sort().values
+            return cls(None, None, rows, rows[:, None])
+        one, back = torch.unique(of_asked[place] * length + rows % length, return_inverse=True)
+        count, order = back.bincount(minlength=len(one)), back.argsort(stable=True)
+        rank = torch.arange(len(order)) - (count.cumsum(0) - count)[back[order]]
+        places = rows.new_full((len(one), int(rank.max()) + 1 if len(rank) else 1), x.numel())
+        places[back[order], rank] = rows[order]
+        return cls(asked[first], asked[first] % len(label), one, places)
+
+    def read(
+        self, denoiser: Denoiser, x: Int64[Tensor, "M L"], t: Float[Tensor, "M"], memo: Any, readout: Readout
+    ) -> Any:
+        """What `readout` says of logits (R', V) and of their numbers among `rows`, for chunks of them.
+
+        x may be on the CPU wherever the network is; t is where it is.
+        """
+        device, rows = t.device, self.rows.to(t.device, non_blocking=True)
+        if self.states is not None and self.memory is not None:
+            memo = taken(memo, self.memory)
+            x, t = (part[self.states.to(part.device)] for part in (x, t))
+
+        def numbered(logits: Tensor, at: Tensor) -> Any:
+            return readout(logits, torch.searchsorted(rows, at))
+
+        return denoiser(x.to(device), t, memo, rows=rows, readout=numbered)
 
 
 @dataclass
@@ -52,33 +100,27 @@ class Distinct:
         """What `readout` says at `rows`. x and rows may be on the CPU wherever the network is; t is where it is."""
         assert rows is not None and readout is not None, "what is asked must be known"
         label, inner = memo
-        device, length = t.device, x.shape[1]
-        asked, place = torch.unique(rows.cpu() // length, return_inverse=True)
-        first, of_asked = _folded(x.cpu()[asked], label[asked % len(label)])
-        self.num_asked += len(asked)
-        self.num_read += len(first)
-        if len(first) == len(x):  # each of its own: as without
+        device, asked = t.device, rows.cpu()
+        folded = Folded.of(x.cpu(), label, asked)
+        self.num_asked += len(torch.unique(asked // x.shape[1]))
+        self.num_read += len(x) if folded.states is None else len(folded.states)
+        if folded.states is None:  # as without
             return self.denoiser(x.to(device), t, inner, rows=rows.to(device), readout=readout)
-        index = asked[first]
-        memo_rows = taken(inner, index % len(label))
-        states, shares = (part[index.to(part.device)] for part in (x, t))
-        flat = of_asked[place] * length + rows.cpu() % length
-        one, back = torch.unique(flat, return_inverse=True)
-        count, order = back.bincount(minlength=len(one)), back.argsort(stable=True)
-        ends, originals = count.cumsum(0), rows.cpu()[order].to(device, non_blocking=True)
+        used = folded.places < x.numel()
 
         def answer(logits: Tensor, at: Tensor) -> Any:
             """For a chunk of what was asked: each row as often as it stands for."""
-            low = int(torch.searchsorted(one, at[:1].cpu()))
-            high = low + len(at)
-            begin, end = int(ends[low] - count[low]), int(ends[high - 1])
-            if end - begin > len(at):
-                times = count[low:high].to(logits.device, non_blocking=True)
-                logits = logits.repeat_interleave(times, dim=0, output_size=end - begin)
-            return readout(logits, originals[begin:end])
+            at = at.cpu()
+            own, times = folded.places[at][used[at]], used[at].sum(1)
+            if len(own) > len(at):
+                times = times.to(logits.device, non_blocking=True)
+                logits = logits.repeat_interleave(times, dim=0, output_size=len(own))
+            return readout(logits, own.to(logits.device, non_blocking=True))
 
-        found = self.denoiser(states.to(device), shares, memo_rows, rows=one.to(device), readout=answer)
-        restored = torch.empty_like(order).scatter_(0, order, torch.arange(len(order))).to(device, non_blocking=True)
+        found = folded.read(self.denoiser, x, t, inner, answer)
+        restored = torch.empty_like(asked)
+        restored[asked.argsort(stable=True)] = folded.places[used].argsort(stable=True)
+        restored = restored.to(device, non_blocking=True)
         return tuple(part[restored] for part in found) if isinstance(found, tuple) else found[restored]
 
 
