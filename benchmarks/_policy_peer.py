@@ -94,11 +94,15 @@ def _replaced(modules: dict[str, ModuleType]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of the loss. num_iterations: passes over a round of rollouts; beta: of the KL, 0 is off."""
+    """Of the loss. num_iterations: passes over a round of rollouts; beta: of the KL, 0 is off.
+
+    one_prompt: all rollouts answer the same prompt, and are given the prompt masked as the first one has it.
+    """
 
     mask_id: int
     num_iterations: int = 1
     beta: float = 0.0
+    one_prompt: bool = False
     epsilon: float = 0.2
     p_mask_prompt: float = 0.15
 
@@ -133,6 +137,10 @@ def trainer(kind: type[Any], settings: Settings, model: nn.Module) -> Any:
     made._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
     made._mask_seeds = list(range(settings.num_iterations))
     made._current_mask_seed, made._diffu_iter_idx = 0, 0
+    if settings.one_prompt:
+        drawn = made._forward_process
+        # of one prompt and completions of which nothing is left, all are that of the first
+        made._forward_process = lambda tokens, *rest, **named: drawn(tokens, *rest, **named)[:1].repeat(len(tokens), 1)
     return made
 
 

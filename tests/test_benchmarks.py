@@ -263,8 +263,10 @@ def test_the_policy_loss_runs_beside_the_logits_of_all_positions(capsys: pytest.
     sizes = [f"--{name}={value}" for name, value in SIZES.items()]
     policy.main([*sizes, "--precisions", "fp32", "--lengths", "end", "--betas", "0.04", "--passes", "2"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert [row["metric"] for row in rows] == ["step", "peak memory", "products"]
-    assert all(row["value"] > 0 and row["ratio"] > 0 for row in rows[:2]) and 0 < rows[2]["value"] < 1
+    assert [row["metric"] for row in rows] == 2 * ["step", "peak memory", "products"]
+    assert all(row["value"] > 0 and row["ratio"] > 0 for row in rows if row["metric"] != "products")
+    assert all(0 < row["value"] < 1 for row in rows[2::3])
+    assert [row["case"].count("one prompt") for row in rows] == [1, 1, 1, 0, 0, 0]
 
 
 def test_a_folder_without_dllm_is_refused(tmp_path: Path) -> None:
@@ -273,11 +275,12 @@ def test_a_folder_without_dllm_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not DLLM, reason="DLLM_CHECKOUT names no checkout of ZHZisZZ/dllm")
+@pytest.mark.parametrize("one_prompt", [False, True])
 @pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize(("num_iterations", "beta"), [(1, 0.0), (1, 0.04), (2, 0.0), (2, 0.04)])
-def test_dllms_loss_and_gradient_are_ours(num_iterations: int, beta: float, ends: bool) -> None:
+def test_dllms_loss_and_gradient_are_ours(num_iterations: int, beta: float, ends: bool, one_prompt: bool) -> None:
     sizes = policy.Sizes(width=16, depth=1, heads=2, num_words=40, prompt=3, completion=8, batch=4)
-    bench = policy.Bench.of(policy.Case(num_iterations, beta, ends, bf16=False), sizes, "cpu")
+    bench = policy.Bench.of(policy.Case(num_iterations, beta, ends, bf16=False, one_prompt=one_prompt), sizes, "cpu")
     found = policy.agreement(bench, policy_peer.load(DLLM))
     assert all(value < 1e-4 for value in found.values())
     assert not any(name.split(".")[0] in ("dllm", "trl") for name in sys.modules)
