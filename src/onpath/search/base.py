@@ -1,0 +1,149 @@
+"""What a search is: asks of one task, in batches, within a budget of forwards."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onpath.search.planner import Answer, Ask, Planner
+from onpath.search.problems import Judged, Place, Problem
+from onpath.search.tree import Node
+
+Asks = Generator[Sequence[Any], list[Any], None]
+"""What a search yields, and what it is sent for it: an answer for each ask."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One forward of nothing but masks from a place, for a prior of the first token and the likeliest plan."""
+
+    place: Place
+    cost: int = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What comes of a ``Look``: log-probabilities by token, and what the likeliest plan is worth."""
+
+    log_prob: tuple[float, ...]
+    plan: tuple[int, ...]
+    judged: Judged
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best plan at some moment of a search. forwards: spent until then. plan: tokens from the start of the task."""
+
+    forwards: int
+    value: float
+    solved: bool
+    cost: int
+    plan: tuple[int, ...]
+
+
+@dataclass
+class Progress:
+    """Of one task: what it may spend still, and the best plans that it has found, each better than the one before.
+
+    root: of the tree, where the search grows one.
+    """
+
+    task: int
+    budget: int
+    spent: int = 0
+    found: list[Found] = field(default_factory=list)
+    root: Node | None = None
+    seconds: float = 0.0
+
+    @property
+    def left(self) -> int:
+        return self.budget - self.spent
+
+    @property
+    def best(self) -> Found | None:
+        return self.found[-1] if self.found else None
+
+    def at(self, forwards: int) -> Found | None:
+        """The best plan that so many forwards had found."""
+        return next((one for one in reversed(self.found) if one.forwards <= forwards), None)
+
+    def report(self, forwards: int, judged: Judged, plan: tuple[int, ...]) -> None:
+        """Keeps a plan if it is better than the best."""
+        if self.best is None or judged.value > self.best.value:
+            self.found.append(Found(forwards, judged.value, judged.solved, judged.cost, plan))
+
+
+class Search(ABC):
+    """How a budget of forwards is spent on a task.
+
+    Frozen; all that changes is in the generator of a task, so that any number of searches run side by side and none
+    knows of another.
+    """
+
+    @property
+    def anytime(self) -> bool:
+        """Whether what it does with a smaller budget is the beginning of what it does with a larger one."""
+        return True
+
+    @abstractmethod
+    def run(self, problem: Problem, progress: Progress) -> Asks:
+        """Yields batches of asks, no dearer than what is left, and is sent their answers; ends when it is done."""
+
+
+def search(
+    method: Search,
+    planner: Planner,
+    budget: int,
+    tasks: Sequence[int] | None = None,
+    seconds: float | None = None,
+) -> list[Progress]:
+    """Searches every task (or those of `tasks`), side by side: the asks of all go through the network together.
+
+    budget: forwards of each task; a forward is one row through the network, the first plan included, and a guided one
+    counts twice. seconds: of the clock, for all together; None for as long as it takes.
+    The budget is never exceeded: a search that asked for more than it has left is a bug, and raises AssertionError.
+    """
+    if budget < 1:
+        raise ValueError(f"search: budget is {budget}; it must be 1 forward or more, 160 is usual")
+    begun = time.perf_counter()
+    problem = planner.problem
+    every = [Progress(task, budget) for task in (range(problem.size) if tasks is None else tasks)]
+    running = [(progress, method.run(problem, progress)) for progress in every]
+    waiting = [(progress, run, next(run, None)) for progress, run in running]
+    while waiting := [one for one in waiting if one[2]]:
+        if seconds is not None and time.perf_counter() - begun >= seconds:
+            break
+        for progress, _, asks in waiting:
+            assert asks is not None
+            progress.spent += sum(ask.cost for ask in asks)
+            assert progress.spent <= progress.budget, f"task {progress.task} has spent {progress.spent} of {budget}"
+        answers = iter(_answers(planner, [ask for _, _, asks in waiting for ask in asks or ()]))
+        following = []
+        for progress, run, asks in waiting:
+            own = [next(answers) for _ in asks or ()]
+            try:
+                following.append((progress, run, run.send(own)))
+            except StopIteration:
+                progress.seconds = time.perf_counter() - begun
+        waiting = following
+    for progress, _, _ in waiting:
+        progress.seconds = time.perf_counter() - begun
+    return every
+
+
+def _answers(planner: Planner, asks: Sequence[Ask | Look]) -> list[Answer | Seen]:
+    """Of both kinds, in their order."""
+    plans = iter(planner.answer([ask for ask in asks if isinstance(ask, Ask)]))
+    looks = iter(_seen(planner, [ask.place for ask in asks if isinstance(ask, Look)]))
+    return [next(plans) if isinstance(ask, Ask) else next(looks) for ask in asks]
+
+
+def _seen(planner: Planner, places: list[Place]) -> list[Seen]:
+    if not places:
+        return []
+    words, plans, sure = planner.look(places)
+    judged = planner.problem.judge(places, plans, sure, planner.segment)
+    return [Seen(tuple(w), tuple(p), one) for w, p, one in zip(words.tolist(), plans.tolist(), judged, strict=True)]

@@ -1,0 +1,161 @@
+"""Monte Carlo tree diffusion: a tree over what is committed of a plan, grown by sampling the rest of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onpath.search.base import Asks, Progress, Search
+from onpath.search.planner import Answer, Ask, Meta
+from onpath.search.problems import Problem
+from onpath.search.tree import UCT, Node
+
+Stop = Literal["first", "bound", "budget"]
+METAS = (Meta(), Meta(temperature=0.5))
+
+
+@dataclass(frozen=True)
+class MCTD(Search):
+    """Monte Carlo tree diffusion for masked plans.
+
+    A visit goes down the tree by UCT, samples a plan at a leaf, has it judged as a whole, and hands its value up.
+    mode: `recondition`: a node is where the task stands after the tokens on the way to it are executed, and plans are
+    sampled afresh from there, so that the network sees where it is. `tokens`: a node is a plan of which the first
+    segments stand and the rest is masked, as in the paper; the next segment is sampled under the node's meta-action and
+    the rest greedily in `finish` steps.
+    metas: meta-actions, taken in turn; those without draws once at a node. segment: positions between a node and its
+    children in `tokens`; in `recondition` the planner's. leaves: plans that are asked for together.
+    widening: a node asks for more plans of its own as long as they are fewer than widening·sqrt(visits).
+    stop: at the `first` solution, at one that meets the `bound` of the problem, or when the `budget` is spent.
+    Places are nodes once: a plan that leads to one that is known already, at no higher cost, joins it (transposition).
+    Source: MCTD, arXiv:2502.07202, Algorithm 1; virtual visits of parallel leaves: Fast-MCTD, arXiv:2506.09498.
+    """
+
+    mode: Literal["recondition", "tokens"] = "recondition"
+    metas: tuple[Meta, ...] = METAS
+    segment: int = 8
+    finish: int = 2
+    leaves: int = 4
+    widening: float = 1.5
+    uct: UCT = UCT()
+    stop: Stop = "budget"
+
+    def __post_init__(self) -> None:
+        if not self.metas:
+            raise ValueError("mctd: metas is empty; one meta-action or more is needed")
+        if min(self.segment, self.finish, self.leaves) < 1 or self.widening <= 0:
+            raise ValueError(
+                f"mctd: segment is {self.segment}, finish {self.finish}, leaves {self.leaves} and widening "
+                f"{self.widening}; all must be above 0"
+            )
+
+    def run(self, problem: Problem, progress: Progress) -> Asks:
+        start = problem.start(progress.task)
+        part = None if self.mode == "recondition" else (-1,) * problem.length
+        root = progress.root = Node(start, part=part)
+        nodes: dict[object, Node] = {self._name(root): root}
+        number = 0
+        while True:
+            chosen: list[tuple[list[Node], Ask]] = []
+            left = progress.left
+            while len(chosen) < self.leaves:
+                path, meta = self._leaf(root)
+                if meta is None:
+                    break
+                ask = self._ask(path[-1], meta, number)
+                if ask.cost > left:
+                    self._release(path, meta)
+                    break
+                chosen.append((path, ask))
+                number, left = number + 1, left - ask.cost
+            if not chosen:
+                return
+            spent = progress.spent
+            answers: list[Answer] = yield [ask for _, ask in chosen]
+            for (path, ask), answer in zip(chosen, answers, strict=True):
+                spent += ask.cost
+                judged, leaf = answer.judged, path[-1]
+                self.uct.back_up(path, judged.value)
+                progress.report(spent, judged, problem.whole(leaf.way, answer.plan[: judged.used]))
+                self._grow(path, answer, nodes)
+            if self._done(problem, progress):
+                return
+
+    def _leaf(self, root: Node) -> tuple[list[Node], Meta | None]:
+        """The way down to where a plan is asked for, with a visit under way at each node of it, and the meta-action."""
+        path, node = [root], root
+        while True:
+            meta = self._meta(node)
+            if meta is not None and (not node.children or self._widens(node)):
+                break
+            if not node.children:
+                break
+            following = self.uct.child(node)
+            if following in path:  # the way round a cycle
+                break
+            node = following
+            path.append(node)
+        if meta is not None:
+            if meta.deterministic:
+                node.tried.add(self.metas.index(meta))
+            node.asked += 1
+            for one in path:
+                one.waiting += 1
+        return path, meta
+
+    def _widens(self, node: Node) -> bool:
+        return node.asked < self.widening * (node.visits + node.waiting + 1) ** 0.5
+
+    def _meta(self, node: Node) -> Meta | None:
+        """The next meta-action of a node, None where all are without draws and have been tried."""
+        for turn in range(len(self.metas)):
+            place = (node.asked + turn) % len(self.metas)
+            if place not in node.tried:
+                return self.metas[place]
+        return None
+
+    def _release(self, path: list[Node], meta: Meta) -> None:
+        """As if the leaf had not been chosen."""
+        path[-1].asked -= 1
+        path[-1].tried.discard(self.metas.index(meta))
+        for node in path:
+            node.waiting -= 1
+
+    def _ask(self, node: Node, meta: Meta, number: int) -> Ask:
+        if node.part is None:
+            return Ask(node.place, meta, number)
+        rest = node.part.count(-1) > self.segment
+        segment, finish = (self.segment, self.finish) if rest else (0, 0)
+        return Ask(node.place, meta, number, node.part, segment, finish)
+
+    def _grow(self, path: list[Node], answer: Answer, nodes: dict[object, Node]) -> None:
+        """The child that a plan leads to, unless it solves the task before, ends, or goes in a circle."""
+        leaf = path[-1]
+        if leaf.part is not None:
+            if answer.part is None or answer.part.count(-1) == 0:
+                return
+            child = Node(leaf.place, part=answer.part)
+        elif answer.judged.ends:
+            place, used = answer.judged.ends[0]
+            child = Node(place, leaf.way + answer.plan[:used])
+        else:
+            return
+        name = self._name(child)
+        known = nodes.setdefault(name, child)
+        if known in path:
+            return
+        if known.place.spent > child.place.spent:  # a shorter way there
+            known.place, known.way = child.place, child.way
+        if known is child or name not in leaf.children:
+            leaf.children[name] = known
+            known.waiting += 1
+            self.uct.back_up([known], answer.judged.value)
+
+    def _name(self, node: Node) -> object:
+        return node.place.state if node.part is None else node.part
+
+    def _done(self, problem: Problem, progress: Progress) -> bool:
+        best = progress.best
+        if best is None or not best.solved or self.stop == "budget":
+            return False
+        return self.stop == "first" or best.cost <= problem.best_cost(progress.task)
