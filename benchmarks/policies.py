@@ -1,13 +1,14 @@
 """What estimators of the policy gradient reach on Sudoku, from the same supervised start, at equal numbers of rollouts.
 
     python -m benchmarks.policies [--side 4] [--seeds 0 1 2] [--arms traj diffu …] [--steps 75] [--runs FOLDER]
-                                  [--orbits 8 2 2] [--set KEY=VALUE …] [--noise]
+                                  [--orbits 8 2 2] [--start-on SPLIT] [--set KEY=VALUE …] [--noise]
 
-For each seed one supervised run (the recipe sudoku-sft) is stopped early; from its weights every arm takes the same
-number of optimizer steps of 512 rollouts, with rewards for solved grids (1) and right cells (.2), as the recipe
-sudoku-grpo says. All are judged by the share of 1,000 puzzles of held-out grids that one answer solves at the
-temperature and the number of steps of the rollouts. Beside it stand seconds of the processor, and forward-equivalents
-of a rollout: rows through the network, those with gradient counted three times.
+For each seed one supervised run (the recipe sudoku-sft) ends when it first solves a quarter of the validation puzzles
+(`--start-on train`: of those trained on); from its weights every arm takes the same number of optimizer steps of 512
+rollouts, with rewards for solved grids (1) and right cells (.2), as the recipe sudoku-grpo says. All are judged by the
+share of 1,000 puzzles of held-out grids that one answer solves at the temperature and the number of steps of the
+rollouts. Beside it stand seconds of the processor, and forward-equivalents of a rollout: rows through the network,
+those with gradient counted three times.
 `--noise` also measures, at the start, how the gradient of 256 rollouts scatters: the ratio of its noise to its signal,
 and the cosine of its mean to that of traj, corrected for noise.
 Prints JSON lines {benchmark, case, metric, value, unit, baseline, ratio}: each arm and seed with the start of the seed
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -41,11 +43,11 @@ from onpath.types import Nets
 
 ARMS: dict[str, dict[str, Any]] = {
     "traj": {"kind": "traj"},
-    "traj, shared orders": {"kind": "traj"},
-    "traj, shared orders, thinned": {"kind": "traj", "thinning": 0.5},
+    "traj, own orders": {"kind": "traj"},
+    "traj, thinned": {"kind": "traj", "thinning": 0.5},
     "traj_nelbo": {"kind": "traj_nelbo"},
     "diffu": {"kind": "diffu", "p_mask_prompt": 0.0},
-    "diffu, shared orders": {"kind": "diffu", "p_mask_prompt": 0.0},
+    "diffu, own orders": {"kind": "diffu", "p_mask_prompt": 0.0},
     "uni": {"kind": "uni"},
     "coupled": {"kind": "coupled"},
     "espo": {"kind": "espo"},
@@ -53,8 +55,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "wd1": {"kind": "wd1", "p_mask_prompt": 0.0},
     "trace": {"kind": "trace"},
 }
-SHARED = "shared orders"  # in the name of an arm: experience.shared_orders
+OWN = "own orders"  # in the name of an arm: experience.shared_orders is off
 NUM_PUZZLES = 1000
+START = 0.25  # of the validation puzzles, solved at the start
+START_STEPS = {4: (5, 200), 6: (40, 1200)}  # by side: supervised steps between two looks, and at most
 
 
 def settings(arguments: argparse.Namespace, seed: int) -> list[str]:
@@ -64,10 +68,24 @@ def settings(arguments: argparse.Namespace, seed: int) -> list[str]:
 
 
 def started(arguments: argparse.Namespace, seed: int) -> Path:
-    """The supervised run of a seed, trained unless it is there."""
+    """The supervised run of a seed, as it was when it first solved a quarter of the validation puzzles."""
     path = arguments.runs / f"{arguments.name}-start-{seed}"
-    steps = [] if arguments.start_steps is None else [f"training.steps={arguments.start_steps}"]
-    _train(RunConfig.parse(override(read_yaml(path_of("sudoku-sft")), [*settings(arguments, seed), *steps])), path)
+    if (path / "chosen").exists():
+        return path
+    every, most = START_STEPS[arguments.side]
+    lasting = [f"training.steps={most}", f"training.save_every={every}", f"training.keep={most}"]
+    _train(RunConfig.parse(override(read_yaml(path_of("sudoku-sft")), [*settings(arguments, seed), *lasting])), path)
+    saved = sorted((path / "checkpoints").iterdir(), key=lambda folder: int(folder.name.removeprefix("step-")))
+    aside = path / "later"
+    aside.mkdir()
+    for folder in saved[1:]:
+        folder.rename(aside / folder.name)
+    for folder in saved[1:]:
+        if share_solved(path, arguments.start_on, 512) >= START:
+            break
+        (aside / folder.name).rename(folder)
+    shutil.rmtree(aside)
+    (path / "chosen").touch()
     return path
 
 
@@ -75,7 +93,7 @@ def config_of(arguments: argparse.Namespace, arm: str, seed: int, start: Path) -
     """The recipe with the estimator of an arm."""
     data = read_yaml(path_of("sudoku-grpo"))
     data["objective"] = {**data["objective"], "estimator": ARMS[arm]}
-    data["experience"] = {**data["experience"], "shared_orders": SHARED in arm}
+    data["experience"] = {**data["experience"], "shared_orders": OWN not in arm}
     steps = f"training.steps={arguments.steps}"
     data = override(data, [*settings(arguments, seed), f"start={start}", steps, "training.validate_every=0"])
     return RunConfig.parse(data)
@@ -94,14 +112,18 @@ def solved(path: Path) -> float:
     """The share of held-out puzzles that the average weights of a run solve; kept beside it."""
     kept = path / "solved.json"
     if not kept.exists():
-        run = load(path, device="cpu")
-        subject = run.subject
-        generator = Generator(subject.process, subject.sampler, subject.grid, subject.source.at_split("test"))
-        ids = torch.arange(NUM_PUZZLES)
-        found = generator.rollouts(subject.denoiser, ids, ids, Key(1, "solve"), subject.device)
-        tokens, truth = found.experience.tokens, generator.source.examples(ids).x
-        kept.write_text(json.dumps(float((tokens == truth).all(1).float().mean())))
+        kept.write_text(json.dumps(share_solved(path, "test", NUM_PUZZLES)))
     return float(json.loads(kept.read_text()))
+
+
+def share_solved(path: Path, split: str, num_puzzles: int) -> float:
+    """The share of puzzles of a split that the average weights of the newest checkpoint solve."""
+    subject = load(path, device="cpu").subject
+    generator = Generator(subject.process, subject.sampler, subject.grid, subject.source.at_split(split))
+    ids = torch.arange(num_puzzles)
+    found = generator.rollouts(subject.denoiser, ids, ids, Key(1, "solve"), subject.device)
+    tokens, truth = found.experience.tokens, generator.source.examples(ids).x
+    return float((tokens == truth).all(1).float().mean())
 
 
 def forwards(path: Path) -> float:
@@ -188,10 +210,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--steps", type=int, default=75, help="optimizer steps of an arm, of 512 rollouts each")
-    parser.add_argument(
-        "--start-steps", type=int, default=None, help="of the supervised start; the recipe's by default"
-    )
     parser.add_argument("--orbits", type=int, nargs=3, default=None, help="grids to train, validate and test on")
+    parser.add_argument("--start-on", default="validation", choices=["train", "validation"])
     parser.add_argument("--name", default="sudoku", help="of the runs: a name of its own for each setting")
     parser.add_argument("--runs", type=Path, default=Path("runs/policies"))
     parser.add_argument("--set", nargs="*", default=[], help="settings over those of both recipes")
