@@ -21,8 +21,8 @@ from onpath.data.source import ActionSource
 from onpath.data.trajectory_files import Trajectories, load
 from onpath.envs import expert, fourrooms, gridworld, symmetry
 from onpath.envs.expert import Plans, Ties
-from onpath.envs.fourrooms import Split
 from onpath.envs.gridworld import Agents, Worlds
+from onpath.envs.splits import Split
 from onpath.rng import Key, bits, integers, uniform
 from onpath.types import Batch, Spec
 
@@ -295,17 +295,8 @@ def _held_out(
 def mazes(image: UInt8[Tensor, "N W H 3"]) -> Int64[Tensor, "N"]:
     """A number for the maze of each image: equal for equal grids without agent and goal, and for their rotations
     and reflections; different ones agree with probability 2**-60 or so."""
-    width, height = image.shape[1:3]
-    side = max(width, height)
-    words = bits(Key(purpose=f"{_PURPOSE}/mazes"), torch.arange(side * side), (2,))
-    table = (words[:, 0] << 32 | words[:, 1]).view(side, side)
-    weights = symmetry.cell_images(table, (width, height))  # (8, W * H): the word at each cell's image
-
-    def number(kind: UInt8[Tensor, "M S"]) -> Int64[Tensor, "M"]:
-        maze = torch.where((kind == AGENT) | (kind == GOAL), EMPTY, kind.long())
-        return torch.stack([(maze * weight).sum(1) for weight in weights]).amin(0)
-
-    return torch.cat([number(part) for part in image[..., 0].flatten(1).split(4096)])
+    kind = image[..., 0].long()
+    return symmetry.orbit(kind.masked_fill((kind == AGENT) | (kind == GOAL), EMPTY), Key(purpose=f"{_PURPOSE}/mazes"))
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

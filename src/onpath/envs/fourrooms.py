@@ -8,23 +8,21 @@ part of the wall y = 9, lower part of x = 9. Agent and goal may stand in gaps to
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from onpath.envs.gridworld import Agents, Worlds
+from onpath.envs.splits import belongs
 from onpath.rng import Key, bits
 
-Split = Literal["train", "validation", "test"]
 SIDE = 19
 NUM_LAYOUTS = 4096
 NUM_FREE = 260
 MAX_STEPS = 100
 LONGEST = 36  # actions of the longest shortest plan, over all 1,103,298,560 tasks
 _MIDDLE = 9
-_SHARES = {"validation": (0.0, 0.1), "test": (0.1, 0.2), "train": (0.2, 1.0)}
 
 
 def gaps_of(layout: Int64[Tensor, "B"]) -> Int64[Tensor, "B 4 2"]:
@@ -92,11 +90,7 @@ def layouts(split: str, device: str = "cpu") -> Int64[Tensor, "N"]:
     A layout is assigned by a hash of its orbit under rotations and reflections, so neither a layout nor the
     mirror image of one stands in two splits.
     """
-    if split not in _SHARES:
-        raise ValueError(f"layouts: split is {split!r}; allowed are {', '.join(sorted(_SHARES))}")
-    low, high = _SHARES[split]
-    place = bits(Key(purpose="fourrooms/split"), orbits()).double() / 2**32
-    return ((place >= low) & (place < high)).nonzero()[:, 0].to(device)
+    return belongs(split, orbits(), Key(purpose="fourrooms/split")).nonzero()[:, 0].to(device)
 
 
 def tasks(split: str, key: Key, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> tuple[Worlds, Agents]:

@@ -1,4 +1,4 @@
-"""The real MiniGrid-FourRooms-v0, set to a given layout, start and goal. Needs the extra `maze`.
+"""The real MiniGrid, set to given walls, start and goal: its FourRooms, or a maze. Needs the extra `maze`.
 
 Only the contents of the grid and the agent's place are set; stepping, rewards, time limit and observations are
 MiniGrid's own.
@@ -35,9 +35,13 @@ class Replay:
     returns: Float64[Tensor, "B"]
 
 
-def make(worlds: Worlds, agents: Agents, row: int = 0) -> tuple[gymnasium.Env, dict[str, Any]]:
+def make(
+    worlds: Worlds, agents: Agents, row: int = 0, max_steps: int | None = None
+) -> tuple[gymnasium.Env, dict[str, Any]]:
     """The real environment, fully observed, at the start of the task `row`; and its first observation.
 
+    max_steps: None for MiniGrid-FourRooms-v0 itself; else MiniGrid's engine on any walls, with episodes of so many
+    steps.
     The environment steps as gymnasium's do; call `place` to set it to another task. Raises ValueError where
     gymnasium and minigrid are not installed.
     """
@@ -46,21 +50,40 @@ def make(worlds: Worlds, agents: Agents, row: int = 0) -> tuple[gymnasium.Env, d
         warnings.simplefilter("ignore")
         import gymnasium
 
-        env = wrappers.FullyObsWrapper(gymnasium.make("MiniGrid-FourRooms-v0", disable_env_checker=True))
+        if max_steps is None:
+            inner = gymnasium.make("MiniGrid-FourRooms-v0", disable_env_checker=True)
+        else:
+            inner = _bare(tuple(worlds.walls.shape[1:]), max_steps)
+        env = wrappers.FullyObsWrapper(inner)
     return env, place(env, worlds, agents, row)
+
+
+def _bare(shape: tuple[int, ...], max_steps: int) -> gymnasium.Env:
+    """An environment of MiniGrid without anything in it, to be furnished by `place`."""
+    minigrid = require()
+
+    class Bare(minigrid.minigrid_env.MiniGridEnv):
+        def _gen_grid(self, width: int, height: int) -> None:
+            self.grid = minigrid.core.grid.Grid(width, height)
+            self.agent_pos, self.agent_dir, self.mission = (0, 0), 0, "reach the goal"
+
+    width, height = shape
+    space = minigrid.core.mission.MissionSpace(mission_func=lambda: "reach the goal")
+    return Bare(mission_space=space, width=width, height=height, max_steps=max_steps)
 
 
 def place(env: gymnasium.Env, worlds: Worlds, agents: Agents, row: int = 0) -> dict[str, Any]:
     """Starts a new episode of `env` (from `make`) on the task `row`, and returns its first observation."""
-    if tuple(worlds.walls.shape[1:]) != (SIDE, SIDE):
+    base: Any = env.unwrapped
+    width, height = worlds.walls.shape[1:]
+    if (width, height) != (base.width, base.height):
         raise ValueError(
-            f"the real FourRooms is {SIDE} x {SIDE}; the worlds are {tuple(worlds.walls.shape[1:])}. "
-            f"Other sizes run in the simulator (onpath.envs.gridworld)"
+            f"the real environment is {base.width} x {base.height}; the worlds are {(width, height)}. Give `max_steps` "
+            f"for an environment of their size, as FourRooms is {SIDE} x {SIDE}"
         )
     core = require().core
     env.reset(seed=0)  # clears the step count and what is carried; the grid is replaced below
-    base: Any = env.unwrapped
-    base.grid = core.grid.Grid(SIDE, SIDE)
+    base.grid = core.grid.Grid(width, height)
     wall = core.world_object.Wall()
     for x, y in worlds.walls[row].nonzero().tolist():
         base.grid.set(x, y, wall)
@@ -76,14 +99,18 @@ def replay(
     agents: Agents,
     actions: Int64[Tensor, "B L"],
     num_actions: Int64[Tensor, "B"] | None = None,
+    max_steps: int | None = None,
 ) -> Replay:
-    """Plays ``actions[b, :num_actions[b]]`` (all of them by default) on task b, until its episode ends."""
+    """Plays ``actions[b, :num_actions[b]]`` (all of them by default) on task b, until its episode ends.
+
+    max_steps: as in `make`.
+    """
     counts = [actions.shape[1]] * len(actions) if num_actions is None else num_actions.tolist()
     outcomes = []
     env = None
     for row, sequence in enumerate(actions.tolist()):
         if env is None:
-            env, _ = make(worlds, agents, row)
+            env, _ = make(worlds, agents, row, max_steps)
         else:
             place(env, worlds, agents, row)
         outcomes.append(_play(env, sequence[: counts[row]]))
@@ -116,7 +143,9 @@ def require() -> Any:
         try:
             import minigrid
             import minigrid.core.grid
+            import minigrid.core.mission
             import minigrid.core.world_object
+            import minigrid.minigrid_env
             import minigrid.wrappers
         except ImportError as error:
             raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from onpath.codes import AGENT, LEFT, RIGHT
 from onpath.envs.expert import Plans, pack, unpack
 from onpath.envs.gridworld import Agents, Worlds
+from onpath.rng import Key, bits
 
 NUM_SYMMETRIES = 8
 
@@ -118,6 +119,24 @@ def _sources(shape: tuple[int, int], device: str) -> Int64[Tensor, "8 S"]:
         new_height = width if g % 2 else height
         table[g, image[:, 0] * new_height + image[:, 1]] = torch.arange(width * height)
     return table.to(device)
+
+
+def orbit(cells: Int64[Tensor, "N W H"], key: Key) -> Int64[Tensor, "N"]:
+    """A number for what the cells of each grid hold: equal for equal grids, and for their rotations and reflections.
+
+    Different ones agree with probability 2**-60 or so. `key` names the numbering.
+    """
+    weights = _weights((cells.shape[1], cells.shape[2]), key, str(cells.device))
+    parts = cells.flatten(1).split(4096)
+    return torch.cat([torch.stack([(part * weight).sum(1) for weight in weights]).amin(0) for part in parts])
+
+
+@lru_cache(maxsize=32)
+def _weights(shape: tuple[int, int], key: Key, device: str) -> Int64[Tensor, "8 S"]:
+    """A random word for each cell, and what it is at the cell's images."""
+    side = max(shape)
+    words = bits(key, torch.arange(side * side), (2,))
+    return cell_images((words[:, 0] << 32 | words[:, 1]).view(side, side), shape).to(device)
 
 
 def cell_images(values: Shaped[Tensor, "V V"], shape: tuple[int, int]) -> Shaped[Tensor, "8 S"]:
