@@ -2,7 +2,7 @@
 
     python -m benchmarks.policy [--peer PATH] [--trl PATH] [--device cuda]
 
-PATH of --peer is a checkout of ZHZisZZ/dllm, whose trainer of diffu-GRPO runs unchanged (_policy_peer.py); that of
+PATH of --peer is a checkout of ZHZisZZ/dllm, whose file of diffu-GRPO is read unchanged (_policy_peer.py); that of
 --trl a folder with an unpacked wheel of TRL 0.19, whose loss dLLM inherits: without it a stand-in takes its place.
 Both have the same token transformer with random weights, rollouts, advantages, masks, old and reference weights, and
 the same estimator, `diffu`: the completion masked, one forward, clipped ratios, KL by k3. Before anything is timed,
