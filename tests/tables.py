@@ -18,6 +18,7 @@ from onpath.data.image_hub import HubImages
 from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
 from onpath.data.images import Digits
 from onpath.data.latents import Latents
+from onpath.data.mazes import MazeExpert
 from onpath.data.pairs import TextPairs
 from onpath.data.prompt_sets import Prompts
 from onpath.data.source import Source
@@ -256,6 +257,9 @@ SOURCES: dict[str, Source] = {
     "expert, episodes": FourRoomsExpert(episodes=50, rotate=True),
     "expert, episodes, shared goals": FourRoomsExpert(episodes=50, starts_per_goal=2),
     "expert, padded": FourRoomsExpert(padding="zero", length=30),
+    "mazes": MazeExpert(),
+    "mazes, perfect, shared goals": MazeExpert(side=9, braid=0.0, length=12, starts_per_goal=2),
+    "mazes, episodes": MazeExpert(side=7, ties="uniform", suffixes=False, episodes=50, rotate=True, reflect=True),
     "file": TrajectoryFile("plans.npz", validation_share=0.3),
     "file, all images": TrajectoryFile("plans.npz", validation_share=0.3, suffixes=True, rotate=True, reflect=True),
     "shipped text": TextFile("onpath:tinyshakespeare.txt.gz", length=32),

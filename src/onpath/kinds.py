@@ -16,6 +16,7 @@ from onpath.data.image_hub import HubImages
 from onpath.data.image_sets import MNIST, Cifar10, FashionMNIST
 from onpath.data.images import Digits
 from onpath.data.latents import Latents
+from onpath.data.mazes import MazeExpert
 from onpath.data.pairs import TextPairs
 from onpath.data.prompt_sets import Prompts
 from onpath.data.source import ImageSource, Source, TextSource
@@ -99,6 +100,7 @@ FAMILIES: dict[type, dict[str, type]] = {
     Ramp: {"constant": Constant, "linear": LinearRamp, "cosine": CosineRamp, "piecewise": Piecewise},
     Source: {
         "fourrooms": FourRoomsExpert,
+        "mazes": MazeExpert,
         "trajectories": TrajectoryFile,
         "text": TextFile,
         "hub_text": HubText,

@@ -9,137 +9,56 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from onpath.codes import AGENT, EMPTY, GOAL
+from onpath.data.experts import PURPOSE, PlanExpert, between, cuts, drawn_symmetry, one_of
 from onpath.data.shuffle import shuffled
 from onpath.data.source import ActionSource
 from onpath.data.trajectory_files import Trajectories, load
 from onpath.envs import expert, fourrooms, gridworld, symmetry
-from onpath.envs.expert import Plans, Ties
+from onpath.envs.expert import Field
 from onpath.envs.gridworld import Agents, Worlds
-from onpath.envs.splits import Split
-from onpath.rng import Key, bits, integers, uniform
+from onpath.rng import Key, bits
 from onpath.types import Batch, Spec
-
-_PURPOSE = "trajectories"
 
 
 @dataclass(frozen=True)
-class FourRoomsExpert(ActionSource):
-    """Shortest plans on FourRooms, made when they are asked for; example n is a pure function of n.
+class FourRoomsExpert(PlanExpert):
+    """Shortest plans on FourRooms, endless or so many `episodes`; the fields are those of `PlanExpert`.
 
-    split: train, validation or test layouts. num_actions: 3 to 7, the actions that may be emitted (3 to 6 do nothing).
-    length: the canvas, at least 36, the longest plan. ties: which shortest plan, see `expert.demonstrate`.
-    suffixes: cut each plan at a uniform place, so that states met on the way are starts too.
-    starts_per_goal: so many successive examples share a layout, a goal and its search.
-    episodes: None for an endless stream; else only so many plans exist and every epoch shuffles them (other splits
-    stay endless). rotate, reflect: turn or mirror an episode anew each time; needs `episodes`, because the endless
-    stream holds every task's images already. Mirroring breaks the canonical order of ties, so it is refused there.
-    padding: "end" as above, or "zero": action 0 after the plan, marked as padding and never scored, and plans cut
-    at `length`; this is how the recipe to compare with pads.
+    length: the canvas, at least 36, the longest plan, unless padding is "zero".
 
     >>> batch = FourRoomsExpert().examples(torch.arange(4))
     >>> batch.x.shape, batch.cond["image"].shape
     (torch.Size([4, 40]), torch.Size([4, 19, 19, 3]))
     """
 
-    split: Split = "train"
-    num_actions: int = 3
     length: int = 40
-    ties: Ties = "canonical"
-    suffixes: bool = True
-    starts_per_goal: int = 1
-    seed: int = 0
-    episodes: int | None = None
-    rotate: bool = False
-    reflect: bool = False
-    padding: Literal["end", "zero"] = "end"
 
     def __post_init__(self) -> None:
-        _one_of("split", self.split, get_args(Split))
-        _one_of("ties", self.ties, get_args(Ties))
-        _one_of("padding", self.padding, ("end", "zero"))
-        _between("num_actions", self.num_actions, 3, 7)
-        _between("length", self.length, fourrooms.LONGEST if self.padding == "end" else 1, None)
-        _between("starts_per_goal", self.starts_per_goal, 1, None)
-        if self.episodes is not None:
-            _between("episodes", self.episodes, 1, None)
-        elif self.rotate or self.reflect:
-            raise ValueError(
-                "rotate or reflect is set without `episodes`: the endless stream draws a task and its images equally "
-                "often, so neither can take effect; set `episodes`, or leave them out"
-            )
-        if self.reflect and self.ties == "canonical":
-            raise ValueError(
-                'reflect is set with ties "canonical": the mirror image of a plan that prefers left prefers right; '
-                'choose ties "uniform", or `rotate` alone'
-            )
+        super().__post_init__()
+        between("length", self.length, fourrooms.LONGEST if self.padding == "end" else 1, None)
 
     @property
-    def num_examples(self) -> int | None:
-        return self.episodes
+    def canvas(self) -> int:
+        return self.length
 
     @property
-    def end_id(self) -> int | None:
-        return self.num_actions if self.padding == "end" else None
+    def grid_side(self) -> int:
+        return fourrooms.SIDE
 
-    def spec(self) -> Spec:
-        num_words = self.num_actions + (self.padding == "end")
-        cond = {"image": (fourrooms.SIDE, fourrooms.SIDE, 3), "direction": ()}
-        return Spec(length=self.length, num_words=num_words, mask_id=num_words, cond=cond)
-
-    def at_split(self, split: str) -> FourRoomsExpert:
-        if split == self.split:
-            return self
-        return replace(self, split=split, episodes=None, rotate=False, reflect=False)
-
-    def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
-        worlds, agents, plans = self.demonstrations(ids, device)
-        cond = {"image": gridworld.observe(worlds, agents), "direction": agents.direction}
-        x = plans.actions[:, : self.length].contiguous()
-        if self.padding == "end":
-            return Batch.of_tokens(x, ids, cond=cond)
-        padding = torch.arange(self.length, device=x.device) >= plans.num_actions[:, None]
-        return Batch.of_tokens(x.masked_fill(padding, 0), ids, padding=padding, cond=cond)
-
-    def record(self, ids: Int64[Tensor, "B"]) -> Trajectories:
-        """The examples with these ids as demonstrations to `save`; their images and plans, uncut."""
-        worlds, agents, plans = self.demonstrations(ids)
-        ended = plans.actions == plans.end_id
-        actions = plans.actions.masked_fill(ended, 0).contiguous()
-        return Trajectories(gridworld.observe(worlds, agents), agents.direction, actions, plans.num_actions)
-
-    def demonstrations(
-        self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu"
-    ) -> tuple[Worlds, Agents, Plans]:
-        """The examples as worlds, agents at the start, and plans on a canvas that holds the longest of them."""
-        key = Key(seed=self.seed, purpose=f"{_PURPOSE}/{self.split}")
-        rows = ids if self.episodes is None else shuffled(ids, self.episodes, key)
-        groups, world = _grouped(rows, self.starts_per_goal)
-        rows, world, ids = rows.to(device), world.to(device), ids.to(device)
-        layout, goal = fourrooms.goals(self.split, key, groups.to(device))
+    def drawn(
+        self, key: Key, groups: Int64[Tensor, "G"], world: Int64[Tensor, "B"], rows: Int64[Tensor, "B"]
+    ) -> tuple[Worlds, Agents, Field]:
+        layout, goal = fourrooms.goals(self.split, key, groups)
         worlds = fourrooms.worlds_of(layout, goal)
-        field = expert.solve(worlds, bound=fourrooms.LONGEST).serving(world)
-        if self.starts_per_goal > 1:  # groups stand in order, whatever that of the rows
-            worlds, layout, goal = worlds.rows(world), layout[world], goal[world]
-        agents = fourrooms.starts(layout, goal, key, rows)
-        length = max(self.length, fourrooms.LONGEST)
-        plans = expert.demonstrate(
-            field, agents, length=length, end_id=self.num_actions, ties=self.ties, key=key, ids=rows
-        )
-        if self.suffixes:
-            cut = _cut(plans.num_actions, key, ids)
-            agents, plans = plans.agents(cut), plans.suffix(cut)
-        if self.rotate or self.reflect:
-            image = _drawn_symmetry(key, ids, self.rotate, self.reflect, square=True)
-            worlds, agents = symmetry.transform(worlds, agents, image)
-            plans = symmetry.transform_plans(plans, image)
-        return worlds, agents, plans
+        agents = fourrooms.starts(layout[world], goal[world], key, rows)
+        return worlds, agents, expert.solve(worlds, bound=fourrooms.LONGEST)
 
 
 @dataclass(frozen=True)
@@ -165,9 +84,9 @@ class TrajectoryFile(ActionSource):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("split", self.split, ("train", "validation"))
-        _between("num_actions", self.num_actions, 2, None)
-        _between("max_seq_len", self.max_seq_len, 1, None)
+        one_of("split", self.split, ("train", "validation"))
+        between("num_actions", self.num_actions, 2, None)
+        between("max_seq_len", self.max_seq_len, 1, None)
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; allowed is 0 up to, but not, 1")
 
@@ -196,20 +115,20 @@ class TrajectoryFile(ActionSource):
 
     def examples(self, ids: Int64[Tensor, "B"], device: torch.device | str = "cpu") -> Batch:
         data, split_rows = self.trajectories(), self._rows()
-        key = Key(seed=self.seed, purpose=f"{_PURPOSE}/{self.split}")
+        key = Key(seed=self.seed, purpose=f"{PURPOSE}/{self.split}")
         rows = split_rows[shuffled(ids, len(split_rows), key)]
         image, direction = data.image[rows].to(device), data.direction[rows].to(device)
         actions, num_actions = data.actions[rows].to(device), data.num_actions[rows].to(device)
         where = ids.to(device)
         if self.suffixes:
-            cut = _cut(num_actions, key, where)
+            cut = cuts(num_actions, key, where)
             image, direction = self._advance(image, actions, cut)
             index = cut[:, None] + torch.arange(actions.shape[1], device=cut.device)
             actions = actions.gather(1, index.clamp(max=actions.shape[1] - 1))
             num_actions = num_actions - cut
         if self.rotate or self.reflect:
             square = image.shape[1] == image.shape[2]
-            turned = _drawn_symmetry(key, where, self.rotate, self.reflect, square)
+            turned = drawn_symmetry(key, where, self.rotate, self.reflect, square)
             image, actions = symmetry.transform_image(image, turned), symmetry.transform_actions(actions, turned)
             direction = symmetry.transform_directions(direction, turned)
         x = self._canvas(actions, num_actions)
@@ -238,24 +157,6 @@ class TrajectoryFile(ActionSource):
             f"collect more different mazes, change validation_share, or keep validation demonstrations in their own "
             f"file and read it with validation_share=0 and split 'train'"
         )
-
-
-def _grouped(rows: Int64[Tensor, "B"], size: int) -> tuple[Int64[Tensor, "G"], Int64[Tensor, "B"]]:
-    """The different groups of `size` successive rows that occur, and which of them each row is in."""
-    if size == 1:
-        return rows, torch.arange(len(rows))
-    return torch.unique(rows // size, return_inverse=True)
-
-
-def _cut(num_actions: Int64[Tensor, "B"], key: Key, ids: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
-    """How many actions to drop, uniform over 0 … num_actions-1, so that one at least remains."""
-    return (uniform(key.fold("suffix"), ids) * num_actions).long()
-
-
-def _drawn_symmetry(key: Key, ids: Int64[Tensor, "B"], rotate: bool, reflect: bool, square: bool) -> Int64[Tensor, "B"]:
-    drawn = integers(key.fold("symmetry"), ids, (2,), 4)
-    turns = drawn[:, 0] if square else drawn[:, 0] // 2 * 2
-    return turns * rotate + drawn[:, 1] // 2 * 4 * reflect
 
 
 def _stamp(path: str) -> tuple[str, int, int]:
@@ -288,7 +189,7 @@ def _held_out(
     path: str, changed_ns: int, size: int, num_actions: int, max_seq_len: int, share: float
 ) -> Bool[Tensor, "N"]:
     image = _load(path, changed_ns, size, num_actions, max_seq_len).image
-    place = bits(Key(purpose=f"{_PURPOSE}/split"), mazes(image)).double() / 2**32
+    place = bits(Key(purpose=f"{PURPOSE}/split"), mazes(image)).double() / 2**32
     return place < share
 
 
@@ -296,14 +197,4 @@ def mazes(image: UInt8[Tensor, "N W H 3"]) -> Int64[Tensor, "N"]:
     """A number for the maze of each image: equal for equal grids without agent and goal, and for their rotations
     and reflections; different ones agree with probability 2**-60 or so."""
     kind = image[..., 0].long()
-    return symmetry.orbit(kind.masked_fill((kind == AGENT) | (kind == GOAL), EMPTY), Key(purpose=f"{_PURPOSE}/mazes"))
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
-
-
-def _between(name: str, value: int, low: int, high: int | None) -> None:
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} is {value}; allowed are {f'{low} or more' if high is None else f'{low} to {high}'}")
+    return symmetry.orbit(kind.masked_fill((kind == AGENT) | (kind == GOAL), EMPTY), Key(purpose=f"{PURPOSE}/mazes"))

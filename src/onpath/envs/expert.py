@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Bool, Int, Int64, UInt8
 from torch import Tensor
 
 from onpath.codes import FORWARD, LEFT, RIGHT
@@ -147,6 +147,18 @@ def distance(field: Field, agents: Agents) -> Int64[Tensor, "N"]:
     column = (agents.direction * width + agents.position[:, 0]) * size + _world(field, agents)
     words = field.reached.reshape(bound, -1).index_select(1, column)
     return bound - ((words >> agents.position[:, 1].to(words.dtype)) & 1).sum(0)
+
+
+def within(field: Field) -> Bool[Tensor, "B 4 W H"]:
+    """The states (direction, x, y) of each world from which its goal is reached within the bound; not the goal's own.
+
+    >>> walls = torch.zeros(1, 3, 3, dtype=torch.bool)
+    >>> within(solve(Worlds(walls, torch.tensor([[2, 0]])), bound=2))[0].sum((1, 2))
+    tensor([3, 1, 1, 3])
+    """
+    shift = torch.arange(field.height, dtype=field.reached.dtype, device=field.reached.device)
+    words = (field.reached[-1] & ~field.reached[0]).permute(2, 0, 1)
+    return (words[..., None] >> shift & 1).bool()
 
 
 def _world(field: Field, agents: Agents) -> Int64[Tensor, "N"]:
