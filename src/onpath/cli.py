@@ -18,16 +18,17 @@ from onpath import terminal
 from onpath.interrupts import Interrupts
 from onpath.mistakes import message_of
 from onpath.options import (
-    DeviceOption,
     DriftOptions,
+    EvaluateOptions,
     EvaluationOverrides,
-    JsonOption,
     Overrides,
+    PlanOptions,
     RecipeArgument,
     RunArgument,
     SampleOptions,
     SamplerOverrides,
     require_generation,
+    require_same_recipe,
     taking,
 )
 from onpath.recipes import path_of, shipped, summary
@@ -70,7 +71,7 @@ def train(
     path = run or Path("runs") / Path(recipe).stem
     with _processes() as processes, Interrupts() as interrupts:
         if resume:
-            processes.first(lambda: _require_same_recipe(RunFolder.open(path), recipe))
+            processes.first(lambda: require_same_recipe(RunFolder.open(path), recipe))
         config = processes.first(lambda: _config(recipe, overrides or [], path if resume else None))
         if dry_run:
             processes.first(lambda: terminal.show_dry_run(config))
@@ -108,13 +109,8 @@ def train(
 
 
 @app.command()
-def evaluate(
-    run: RunArgument,
-    overrides: EvaluationOverrides = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-    traces: Annotated[int, typer.Option(help="Plans or texts that the report shows step by step.", min=0)] = 8,
-) -> None:
+@taking(EvaluateOptions)
+def evaluate(run: RunArgument, overrides: EvaluationOverrides = None, *, options: EvaluateOptions) -> None:
     """Measure a trained run, a policy on its tasks or a text model on held-out text, and write evaluation.json.
 
     Settings are those of `evaluation`, such as num_tasks=100, or of the sampler, such as sampler.order=margin.
@@ -124,14 +120,14 @@ def evaluate(
     of_sampler = [text for text in overrides or [] if text.startswith(("sampler.", "sampler="))]
     whole = [text for text in overrides or [] if text in of_sampler or text.startswith("evaluation.")]
     settings = [text if text in whole else f"evaluation.{text}" for text in overrides or []]
-    loaded = load(run, device=device, overrides=settings)
+    loaded = load(run, device=options.device, overrides=settings)
     loaded.folder.evaluation()  # a file that cannot be added to is refused now, not after the measurement
     with terminal.errors.status("evaluating …"):
         label = " ".join(of_sampler)
-        rows, watched = loaded.evaluate(label=label), loaded.traces(traces, label) if traces else []
+        rows, watched = options.rows(loaded, label), options.watched(loaded, label)
     loaded.folder.write_evaluation(rows)
     loaded.folder.write_traces(watched)
-    if as_json:
+    if options.as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
         terminal.show_evaluation(rows)
@@ -188,6 +184,21 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
     else:
         for index, row in enumerate(samples):
             terminal.console.print(f"[dim]{index}[/dim] {row['text']}", highlight=False)
+
+
+@app.command()
+@taking(PlanOptions)
+def plan(run: RunArgument, overrides: SamplerOverrides = None, *, options: PlanOptions) -> None:
+    """Search for plans at test time: several searches side by side, within a budget of forwards."""
+    from onpath.runs import load
+
+    overrides = require_generation("plan", overrides)
+    with terminal.errors.status("searching …"):
+        told = options.searched(load(run, device=options.device, overrides=overrides))
+    if options.as_json:
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    else:
+        terminal.show_plans(told)
 
 
 @app.command()
@@ -326,21 +337,6 @@ def _new_folder(path: Path, config: RunConfig, recipe: str) -> RunFolder:
     from onpath.records import RunFolder
 
     return RunFolder.create(path, config.as_dict(), read_yaml(path_of(recipe)))
-
-
-def _require_same_recipe(run: RunFolder, recipe: str) -> None:
-    """ValueError where the recipe is another than the run began with: it would not take effect."""
-    from onpath.overrides import differing, read_yaml
-
-    begun, given = run.path / "recipe.yaml", path_of(recipe)
-    if given.resolve() == (run.path / "config.yaml").resolve():
-        return  # the run's own settings, which it goes on with
-    changed = differing(read_yaml(begun), read_yaml(given)) if begun.is_file() else []
-    if changed:
-        raise ValueError(
-            f"resume: {recipe} differs from what {run.path} began with, in {', '.join(changed)}. A resumed run goes "
-            "on with its own settings: give those that shall change as KEY=VALUE, or start a new run with --run"
-        )
 
 
 def _config(recipe: str, overrides: list[str], run: Path | None) -> RunConfig:

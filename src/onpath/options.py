@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from onpath.evaluation.drift import Drift
+    from onpath.records import RunFolder
     from onpath.runs import Run
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
@@ -125,6 +126,79 @@ class DriftOptions:
         return Drift(**{name: value for name, value in told.items() if value is not None})
 
 
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """The options of ``onpath evaluate``."""
+
+    device: DeviceOption = None
+    as_json: JsonOption = False
+    traces: Annotated[int, typer.Option(help="Plans or texts that the report shows step by step.", min=0)] = 8
+    search: Annotated[
+        str | None, typer.Option(help="Searches instead of modes: mctd,best_of_n,…; see onpath plan.")
+    ] = None
+    budget: Annotated[str | None, typer.Option(help="Of each search, in forwards: 10,40,160 by default.")] = None
+    tasks: Annotated[int | None, typer.Option(help="Of each search, 500 by default.", min=1)] = None
+    failed: Annotated[str | None, typer.Option(help="Search tasks alone that the policy fails in this mode.")] = None
+
+    def rows(self, run: Run, label: str) -> list[dict[str, Any]]:
+        """What is measured: the run's own evaluation, or searches."""
+        from onpath.evaluation.envs import Mode
+        from onpath.evaluation.search import measure
+
+        if self.search is None:
+            for name in ("budget", "tasks", "failed"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"evaluate: --{name} is of searches; name one with --search, or leave it out")
+            return run.evaluate(label=label)
+        try:
+            budgets = [int(one) for one in (self.budget or "10,40,160").split(",")]
+        except ValueError as error:
+            raise ValueError(f"evaluate: --budget is {self.budget}; write forwards like --budget 10,40,160") from error
+        failed = None if self.failed is None else Mode.parse(self.failed)
+        rows = measure(run.subject, self.search.split(","), budgets, self.tasks or 500, failed=failed)
+        return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": run.step} for row in rows]
+
+    def watched(self, run: Run, label: str) -> list[Any]:
+        """Generations for the report; none of searches."""
+        return run.traces(self.traces, label) if self.traces and self.search is None else []
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The options of ``onpath plan``."""
+
+    search: Annotated[
+        str, typer.Option(help="mctd, tokens, mcts, beam, remask, best_of_n or greedy; several with commas.")
+    ] = "mctd"
+    budget: Annotated[int, typer.Option(help="Forwards of each task: rows through the network.", min=1)] = 160
+    num: Annotated[int, typer.Option(help="Tasks, or puzzles.", min=1)] = 8
+    failed: Annotated[
+        str | None, typer.Option(help="Only tasks that the policy fails in this mode, such as open@10.")
+    ] = None
+    picture: Annotated[Path | None, typer.Option(help="Draw tree and plan of the first task into this file.")] = None
+    device: DeviceOption = None
+    as_json: JsonOption = False
+
+    def searched(self, run: Run) -> list[dict[str, Any]]:
+        """What each search has found for each task, as plain data."""
+        from onpath.evaluation.envs import Mode
+        from onpath.evaluation.search import method_of, planner_of, tasks_of, written
+        from onpath.search.base import search
+
+        methods = {name: method_of(name) for name in self.search.split(",")}
+        failed = None if self.failed is None else Mode.parse(self.failed)
+        tasks = tasks_of(run.subject, self.num, failed=failed)
+        planner, told = planner_of(run.subject, tasks), []
+        for name, method in methods.items():
+            found = search(method, planner, self.budget)
+            told += [{"search": name, **written(run.subject, one, tasks)} for one in found]
+            if self.picture is not None and name == next(iter(methods)):
+                from onpath.reports import search_picture
+
+                search_picture.write(found[0], tasks.problem, self.picture)
+        return told
+
+
 def require_generation(command: str, overrides: list[str] | None) -> list[str]:
     """The settings over those of a run; ValueError where one is not of how it generates."""
     for text in overrides or []:
@@ -133,6 +207,22 @@ def require_generation(command: str, overrides: list[str] | None) -> list[str]:
                 f"{command}: {text!r} would have no effect; allowed are settings of the sampler and the grid"
             )
     return overrides or []
+
+
+def require_same_recipe(run: RunFolder, recipe: str) -> None:
+    """ValueError where the recipe is another than the run began with: it would not take effect."""
+    from onpath.overrides import differing, read_yaml
+    from onpath.recipes import path_of
+
+    begun, given = run.path / "recipe.yaml", path_of(recipe)
+    if given.resolve() == (run.path / "config.yaml").resolve():
+        return  # the run's own settings, which it goes on with
+    changed = differing(read_yaml(begun), read_yaml(given)) if begun.is_file() else []
+    if changed:
+        raise ValueError(
+            f"resume: {recipe} differs from what {run.path} began with, in {', '.join(changed)}. A resumed run goes "
+            "on with its own settings: give those that shall change as KEY=VALUE, or start a new run with --run"
+        )
 
 
 def taking(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -116,6 +116,17 @@ def show_evaluation(rows: list[dict[str, Any]]) -> None:
         show_drift(drifted)
 
 
+def show_plans(told: list[dict[str, Any]]) -> None:
+    """A line for each task and search: whether it is solved, at what cost, after how many forwards, and the plan."""
+    table = Table("search", "task", "solved", "actions", "shortest", "found after", "forwards", "plan", box=None)
+    for one in told:
+        cells = [one[name] for name in ("cost", "shortest", "found_after", "forwards")]
+        marks = ["–" if cell is None else str(cell) for cell in cells]
+        solved = "[green]yes[/green]" if one["solved"] else "[red]no[/red]"
+        table.add_row(one["search"], str(one["task"]), solved, *marks, Text(one["plan"]))
+    console.print(table, highlight=False)
+
+
 def show_drift(rows: list[dict[str, Any]]) -> None:
     """Bias, then loss against that of forward states with the floor behind it: a line for each time, from noise to
     data, and a column for each length of the walk."""

@@ -1,4 +1,4 @@
-"""What is measured of a policy: success on sets of FourRooms tasks, in the simulator and in the real environment."""
+"""What is measured of a policy: success on sets of tasks like its own, in the simulator and in the real environment."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onpath import rng
-from onpath.data.source import ActionSource
+from onpath.data.mazes import MazeExpert
+from onpath.data.source import ActionSource, Source
 from onpath.envs import fourrooms, minigrid
-from onpath.evaluation.arenas import task_set
+from onpath.evaluation.arenas import TaskSet, task_set
 from onpath.evaluation.drift import BRIEF, Drift
 from onpath.evaluation.envs import Mode, evaluate, latency
 from onpath.evaluation.policy import PlanPolicy
@@ -21,14 +22,16 @@ from onpath.records import Trace
 class PlanEvaluation(Evaluation):
     """Sets of tasks from fixed seeds, and the modes in which a policy runs on them.
 
-    sets: `train` layouts, `test` for layouts never trained on, `long` for those of 22 steps or more among the latter.
+    The tasks are those of FourRooms, or random mazes where a run was trained on them, of its own side and braid.
+    sets: `train` layouts, `test` for layouts never trained on, `long` for the long ones among the latter (22 steps on
+    FourRooms, one and a half sides in mazes), `mazes` for held-out mazes in any case.
     num_tasks: tasks of each set. modes: names as ``evaluation.envs.Mode`` reads them: open@40, closed@10,
     horizon8@10+warm0.5, with /minigrid for the real environment. latency: whether the planning of every mode in the
     simulator is timed as well. replay: whether the episodes of the simulator are walked again in the real environment,
     which must give the same outcome. drift: of own states, measured beside it; null leaves it out.
     """
 
-    sets: tuple[Literal["train", "test", "long"], ...] = ("test",)
+    sets: tuple[Literal["train", "test", "long", "mazes"], ...] = ("test",)
     num_tasks: int = 500
     modes: tuple[str, ...] = ("open@1", "open@10", "open@40", "closed@10", "closed@10/minigrid")
     latency: bool = True
@@ -64,7 +67,7 @@ class PlanEvaluation(Evaluation):
                 ) from error
 
     def measure(self, subject: Subject) -> list[Row]:
-        policy, device = _fourrooms_planner(subject), subject.device
+        policy, device = task_planner(subject), subject.device
         modes = [Mode.parse(name) for name in self.modes]
         # what would otherwise be refused after other modes have been measured
         _ = [mode.of(policy) for mode in modes]
@@ -72,7 +75,7 @@ class PlanEvaluation(Evaluation):
             minigrid.require()
         rows: list[Row] = []
         for name in self.sets:
-            tasks = task_set(name, num_tasks=self.num_tasks)
+            tasks = tasks_like(subject.source, name, self.num_tasks)
             rows += evaluate(policy, tasks, modes, device=device, replay=self.replay)
             if self.latency:
                 simulated = [mode for mode in modes if not mode.real]
@@ -80,9 +83,9 @@ class PlanEvaluation(Evaluation):
         return rows
 
     def traces(self, subject: Subject, num: int) -> list[Trace]:
-        policy = _fourrooms_planner(subject)
+        policy = task_planner(subject)
         steps = len(subject.grid.inner(subject.process.schedule)) - 1
-        tasks = task_set(self.sets[0], num_tasks=num)
+        tasks = tasks_like(subject.source, self.sets[0], num)
         made = [trace(policy, tasks, Mode(every, steps), subject.device) for every in (None, 1)]
         return [one for some in made for one in some]
 
@@ -100,7 +103,19 @@ def planner(subject: Subject) -> PlanPolicy:
     return PlanPolicy(*parts, source.end_id, key=key)
 
 
-def _fourrooms_planner(subject: Subject) -> PlanPolicy:
+def tasks_like(source: Source, name: str, num_tasks: int) -> TaskSet:
+    """The first tasks of a set, in mazes like those of the source, or else on FourRooms."""
+    if isinstance(source, MazeExpert):
+        return task_set(name, num_tasks, side=source.side, braid=source.braid)
+    return task_set(name, num_tasks)
+
+
+def task_planner(subject: Subject) -> PlanPolicy:
+    """The planner, where `tasks_like` look like what it was trained on; else ValueError."""
+    return planner(subject) if isinstance(subject.source, MazeExpert) else fourrooms_planner(subject)
+
+
+def fourrooms_planner(subject: Subject) -> PlanPolicy:
     """The planner, where FourRooms looks like what it was trained on."""
     trained, needed = subject.spec.cond.get("image"), (fourrooms.SIDE, fourrooms.SIDE, 3)
     policy = planner(subject)

@@ -78,6 +78,10 @@ class MazeProblem(Problem):
         x, y = agents.position.unbind(-1)
         return (x * self.worlds.walls.shape[2] + y) * 4 + agents.direction
 
+    def cell(self, state: int) -> tuple[int, int]:
+        """x and y of a state."""
+        return divmod(state // 4, self.worlds.walls.shape[2])
+
     def start(self, task: int) -> Place:
         return Place(task, int(self._states(self.agents.rows(slice(task, task + 1)))[0]))
 
