@@ -28,7 +28,7 @@ class MCTD(Search):
     widening: a node asks for more plans of its own as long as they are fewer than widening·sqrt(visits).
     stop: at the `first` solution, at one that meets the `bound` of the problem, or when the `budget` is spent.
     Places are nodes once: a plan that leads to one that is known already, at no higher cost, joins it (transposition).
-    Source: MCTD, arXiv:2502.07202, Algorithm 1; virtual visits of parallel leaves: Fast-MCTD, arXiv:2506.09498.
+    Sources: MCTD, arXiv:2502.07202; virtual visits of parallel leaves: Fast-MCTD, arXiv:2506.09498.
     """
 
     mode: Literal["recondition", "tokens"] = "recondition"

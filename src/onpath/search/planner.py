@@ -28,7 +28,7 @@ _FREE = -1
 class Meta:
     """How a plan is sampled, the choice of an expansion in MCTD: guidance weight, temperature, order and steps.
 
-    Source: meta-actions of arXiv:2502.07202, Section 3.2.
+    Source: the meta-actions of MCTD, arXiv:2502.07202.
     """
 
     guidance: float = 0.0

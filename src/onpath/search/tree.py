@@ -42,8 +42,8 @@ class UCT:
     N, n: visits of node and child, those under way included (virtual visits), so that leaves that are chosen together
     differ. backup: a node's value is the greatest in its subtree, the mean, or (1/λ)·log of the mean of exp(λ·value),
     λ = sharpness, which lies between the two.
-    Sources: UCT: Kocsis and Szepesvári 2006; virtual visits: arXiv:1602.01783 of its like in Chaslot et al. 2008;
-    greatest value: MCTD, arXiv:2502.07202; soft: arXiv:2506.20701.
+    Sources: UCT: Kocsis and Szepesvári 2006; virtual visits: Chaslot, Winands and van den Herik 2008; the greatest
+    value: MCTD, arXiv:2502.07202; soft: Diffusion Tree Sampling, arXiv:2506.20701.
     """
 
     exploration: float = 0.2
