@@ -56,6 +56,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "trace": {"kind": "trace"},
 }
 OWN = "own orders"  # in the name of an arm: experience.shared_orders is off
+SUPERVISED = "supervised"  # an arm: examples with solutions, as many a step
 NUM_PUZZLES = 1000
 START = 0.25  # of the validation puzzles, solved at the start
 START_STEPS = {4: (5, 200), 6: (40, 1200)}  # by side: supervised steps between two looks, and at most
@@ -91,9 +92,10 @@ def started(arguments: argparse.Namespace, seed: int) -> Path:
 
 def config_of(arguments: argparse.Namespace, arm: str, seed: int, start: Path) -> RunConfig:
     """The recipe with the estimator of an arm."""
-    data = read_yaml(path_of("sudoku-grpo"))
-    data["objective"] = {**data["objective"], "estimator": ARMS[arm]}
-    data["experience"] = {**data["experience"], "shared_orders": OWN not in arm}
+    data = read_yaml(path_of("sudoku-sft" if arm == SUPERVISED else "sudoku-grpo"))
+    if arm != SUPERVISED:
+        data["objective"] = {**data["objective"], "estimator": ARMS[arm]}
+        data["experience"] = {**data["experience"], "shared_orders": OWN not in arm}
     steps = f"training.steps={arguments.steps}"
     data = override(data, [*settings(arguments, seed), f"start={start}", steps, "training.validate_every=0"])
     return RunConfig.parse(data)
@@ -129,6 +131,8 @@ def share_solved(path: Path, split: str, num_puzzles: int) -> float:
 def forwards(path: Path) -> float:
     """Forward-equivalents of a rollout: those that made it, and three for each state that was read with gradient."""
     rows = [row for row in RunFolder.open(path).metrics() if row["set"] == "train"]
+    if "rollout_forwards" not in rows[0]:  # supervised: an example is read once
+        return 3.0
     rolled = statistics.fmean(row["rollout_forwards"] for row in rows)
     return rolled + 3.0 * statistics.fmean(row["loss_forwards"] for row in rows)
 
@@ -208,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Estimators of the policy gradient on Sudoku, from the same start.")
     parser.add_argument("--side", type=int, default=4, choices=[4, 6])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, SUPERVISED])
     parser.add_argument("--steps", type=int, default=75, help="optimizer steps of an arm, of 512 rollouts each")
     parser.add_argument("--orbits", type=int, nargs=3, default=None, help="grids to train, validate and test on")
     parser.add_argument("--start-on", default="validation", choices=["train", "validation"])
