@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,58 +12,79 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from onpath.codes import FORWARD
-from onpath.envs import expert, fourrooms, gridworld, minigrid
+from onpath.envs import expert, fourrooms, gridworld, mazes, minigrid
 from onpath.envs.gridworld import Agents, Worlds
 from onpath.rng import Key
 
-LONG = 22  # actions of the shortest plan of a long task, at least
+LONG = 22  # actions of the shortest plan of a long task on FourRooms, at least
+_SETS = ("train", "test", "long", "mazes")
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Tasks to solve. ids: (B,) int64, they key the policy's draws. shortest: (B,) actions of a shortest plan."""
+    """Tasks to solve. ids: (B,) int64, they key the policy's draws. shortest: (B,) actions of a shortest plan.
+
+    max_steps: actions of an episode; None where it is the real FourRooms, which sets them itself.
+    """
 
     name: str
     worlds: Worlds
     agents: Agents
     ids: Int64[Tensor, "B"]
     shortest: Int64[Tensor, "B"]
+    max_steps: int | None = None
 
     def rows(self, index: Int64[Tensor, "N"]) -> TaskSet:
         """The tasks at `index`."""
-        return TaskSet(
-            self.name, self.worlds.rows(index), self.agents.rows(index), self.ids[index], self.shortest[index]
-        )
+        worlds, agents = self.worlds.rows(index), self.agents.rows(index)
+        return replace(self, worlds=worlds, agents=agents, ids=self.ids[index], shortest=self.shortest[index])
 
     @property
     def size(self) -> int:
         return len(self.ids)
 
+    @property
+    def limit(self) -> int:
+        """Actions of an episode."""
+        return fourrooms.MAX_STEPS if self.max_steps is None else self.max_steps
 
-def task_set(name: str, num_tasks: int = 2000, seed: int = 0) -> TaskSet:
-    """FourRooms tasks on the CPU: `train` layouts, `test` layouts, or `long` (test layouts, 22 actions or more).
 
-    The same name and seed give the same tasks, a smaller number the first of them.
+def task_set(
+    name: str, num_tasks: int = 2000, seed: int = 0, *, side: int | None = None, braid: float = mazes.BRAID
+) -> TaskSet:
+    """Tasks on the CPU: on FourRooms, or in mazes where a `side` is given, of any size that a network reads.
+
+    name: `train` layouts, `test` for those never trained on, `long` for test layouts and 22 actions or more, in mazes
+    one and a half sides or more. `mazes`: test mazes, of the size of FourRooms unless `side` says otherwise.
+    braid: of mazes. The same arguments give the same tasks, a smaller number the first of them.
     """
-    if name not in ("train", "test", "long"):
-        raise ValueError(f"task set: name is {name!r}; allowed are train, test, long")
-    split, key = "train" if name == "train" else "test", Key(seed, "evaluation")
-    parts: list[TaskSet] = []
-    least = LONG if name == "long" else 1
+    if name not in _SETS:
+        raise ValueError(f"task set: name is {name!r}; allowed are {', '.join(_SETS)}")
+    split, key, parts = "train" if name == "train" else "test", Key(seed, "evaluation"), []
+    side = mazes.SIDE if name == "mazes" and side is None else side
+    least = 1 if name != "long" else LONG if side is None else 3 * side // 2
     while sum(part.size for part in parts) < num_tasks:
-        ids = torch.arange(len(parts) * 2048, (len(parts) + 1) * 2048)
-        worlds, agents = fourrooms.tasks(split, key, ids)
-        shortest = expert.distance(expert.solve(worlds, bound=fourrooms.LONGEST), agents)
-        part = TaskSet(name, worlds, agents, ids, shortest)
-        parts.append(part.rows((shortest >= least).nonzero()[:, 0]))
-    whole = TaskSet(
-        name,
-        Worlds(torch.cat([p.worlds.walls for p in parts]), torch.cat([p.worlds.goal for p in parts])),
-        Agents(torch.cat([p.agents.position for p in parts]), torch.cat([p.agents.direction for p in parts])),
-        torch.cat([p.ids for p in parts]),
-        torch.cat([p.shortest for p in parts]),
+        ids = torch.arange(len(parts) * _CHUNK, (len(parts) + 1) * _CHUNK)
+        if side is None:
+            worlds, agents = fourrooms.tasks(split, key, ids)
+            field, limit = expert.solve(worlds, bound=fourrooms.LONGEST), None
+        else:
+            worlds, agents = mazes.tasks(split, key, ids, side, braid)
+            field, limit = expert.solve(worlds), mazes.max_steps(side)
+        part = TaskSet(name, worlds, agents, ids, expert.distance(field, agents), limit)
+        parts.append(part.rows((part.shortest >= least).nonzero()[:, 0]))
+    return _joined(parts).rows(torch.arange(num_tasks))
+
+
+def _joined(parts: Sequence[TaskSet]) -> TaskSet:
+    return replace(
+        parts[0],
+        worlds=Worlds(torch.cat([p.worlds.walls for p in parts]), torch.cat([p.worlds.goal for p in parts])),
+        agents=Agents(torch.cat([p.agents.position for p in parts]), torch.cat([p.agents.direction for p in parts])),
+        ids=torch.cat([p.ids for p in parts]),
+        shortest=torch.cat([p.shortest for p in parts]),
     )
-    return whole.rows(torch.arange(num_tasks))
 
 
 @dataclass(frozen=True)
@@ -109,11 +130,16 @@ class Simulation:
         return Outcome(reached, bumped, reward * reached)
 
 
-class RealFourRooms:
-    """One MiniGrid environment for each row, stepped one by one; observations and rewards are its own."""
+class RealMiniGrid:
+    """One MiniGrid environment for each row, stepped one by one; observations and rewards are its own.
 
-    def __init__(self, worlds: Worlds, agents: Agents, device: torch.device | str = "cpu") -> None:
-        made = [minigrid.make(worlds, agents, row) for row in range(worlds.size)]
+    max_steps: actions of an episode, None for FourRooms itself, see `minigrid.make`.
+    """
+
+    def __init__(
+        self, worlds: Worlds, agents: Agents, max_steps: int | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        made = [minigrid.make(worlds, agents, row, max_steps) for row in range(worlds.size)]
         self.envs, self.seen = [env for env, _ in made], [first for _, first in made]
         self.device = device
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from onpath.envs import fourrooms, minigrid
-from onpath.evaluation.arenas import Arena, RealFourRooms, Simulation, TaskSet
+from onpath.envs import minigrid
+from onpath.evaluation.arenas import Arena, RealMiniGrid, Simulation, TaskSet
 from onpath.evaluation.policy import PlanPolicy, Policy
 from onpath.evaluation.settings import Row, row
 from onpath.evaluation.statistics import mean_interval, path_scores, wilson
@@ -42,8 +42,9 @@ class Episodes:
         return len(self.num_steps)
 
 
-def play(policy: Policy, arena: Arena, tasks: TaskSet, max_steps: int = fourrooms.MAX_STEPS) -> Episodes:
+def play(policy: Policy, arena: Arena, tasks: TaskSet) -> Episodes:
     """All tasks as one batch in an arena that stands at their starts; finished episodes leave the batch."""
+    max_steps = tasks.limit
     count = torch.zeros(tasks.size, dtype=torch.int64)
     actions = torch.full((tasks.size, max_steps), -1)
     num_steps, bumps, num_plans, num_forwards = (count.clone() for _ in range(4))
@@ -122,9 +123,9 @@ def episodes(
         part = tasks.rows(index)
         arena: Arena
         if real:
-            arena = RealFourRooms(part.worlds, part.agents, device)
+            arena = RealMiniGrid(part.worlds, part.agents, part.max_steps, device)
         else:
-            arena = Simulation(part.worlds, part.agents, fourrooms.MAX_STEPS, device)
+            arena = Simulation(part.worlds, part.agents, part.limit, device)
         parts.append(play(policy, arena, part))
     return Episodes(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Episodes)))
 
@@ -174,7 +175,7 @@ def summarise(outcome: Episodes, set_name: str, mode: str) -> list[Row]:
 
 def agreement(outcome: Episodes, tasks: TaskSet, mode: str) -> Row:
     """The share of simulated episodes whose actions have the same length, outcome and return in the real MiniGrid."""
-    replayed = minigrid.replay(tasks.worlds, tasks.agents, outcome.actions, outcome.num_steps)
+    replayed = minigrid.replay(tasks.worlds, tasks.agents, outcome.actions, outcome.num_steps, tasks.max_steps)
     same = (replayed.num_steps == outcome.num_steps) & (replayed.reached == outcome.reached)
     same &= (replayed.returns - outcome.returns).abs() < 1e-9
     count = int(same.sum())
@@ -212,7 +213,7 @@ def _call_millis(
     policy: PlanPolicy, tasks: TaskSet, repeats: int, device: torch.device | str
 ) -> tuple[list[float], int]:
     """Sorted times of a first decision for all tasks at once, and the forwards of each row."""
-    seen = Simulation(tasks.worlds, tasks.agents, fourrooms.MAX_STEPS, device).observe(torch.arange(tasks.size))
+    seen = Simulation(tasks.worlds, tasks.agents, tasks.limit, device).observe(torch.arange(tasks.size))
     state = policy.start(tasks.ids)
     millis, after = [], state
     for _ in range(3 + repeats):

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from onpath.codes import DONE
-from onpath.envs import fourrooms, gridworld
+from onpath.envs import gridworld
 from onpath.envs.gridworld import Agents, Worlds
 from onpath.evaluation.arenas import Simulation, TaskSet
 from onpath.evaluation.envs import Episodes, Mode, play
@@ -28,7 +28,7 @@ _END = "end"
 def trace(policy: PlanPolicy, tasks: TaskSet, mode: Mode, device: torch.device | str = "cpu") -> list[Trace]:
     """One trace of each task, in the simulator; its plans are exactly those of an evaluation in the same mode."""
     watched = Watched(mode.of(policy))
-    outcome = play(watched, Simulation(tasks.worlds, tasks.agents, fourrooms.MAX_STEPS, device), tasks)
+    outcome = play(watched, Simulation(tasks.worlds, tasks.agents, tasks.limit, device), tasks)
     places = _poses(tasks.worlds, tasks.agents, outcome.actions)
     walls = tasks.worlds.walls.transpose(1, 2).tolist()
     return [
