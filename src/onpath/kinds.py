@@ -100,8 +100,8 @@ FAMILIES: dict[type, dict[str, type]] = {
     Ramp: {"constant": Constant, "linear": LinearRamp, "cosine": CosineRamp, "piecewise": Piecewise},
     Source: {
         "fourrooms": FourRoomsExpert,
-        "mazes": MazeExpert,
         "trajectories": TrajectoryFile,
+        "mazes": MazeExpert,
         "text": TextFile,
         "hub_text": HubText,
         "pairs": TextPairs,

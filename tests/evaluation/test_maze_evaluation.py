@@ -83,8 +83,9 @@ def test_the_tasks_of_a_run_are_mazes_like_its_own() -> None:
     assert torch.equal(tasks.worlds.walls, task_set("test", 20, side=9, braid=1.0).worlds.walls)
 
 
+@pytest.mark.slow
 def test_a_run_on_mazes_is_evaluated_on_mazes(tmp_path: Path) -> None:
-    parts = tiny_parts("data={kind: mazes, side: 9, starts_per_goal: 4}")
+    parts = tiny_parts("data={kind: mazes, side: 9, starts_per_goal: 4}", "grid={kind: even, steps: 1}")
     assert parts.source.spec().length == 24
     parts.trainer.fit(parts.job(), RunFolder.create(tmp_path, parts.config.as_dict()))
     run = load(tmp_path, device="cpu")
