@@ -65,7 +65,7 @@ CONTENTS = {
         "diffusers",
         "choose-a-sampler",
     ],
-    "Own states": ["scheduled-sampling", "es/scheduled-sampling", "drift", "policy-optimisation"],
+    "Own states": ["scheduled-sampling", "es/scheduled-sampling", "drift", "policy-optimisation", "planning"],
     "See": ["results", "performance", "scale", "report"],
     "Do": ["extend", "coming-from"],
     "Look up": ["reference", "conventions", "papers", "decisions"],

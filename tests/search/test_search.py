@@ -83,12 +83,18 @@ def test_with_an_exact_evaluator_and_a_large_budget_the_optimum_is_found(method:
 
 def test_a_search_stops_where_it_is_told_to() -> None:
     problem = mazes()
-    everything = search(MCTD(metas=SHORT), planner(problem), 150, tasks=[0, 1, 3])
-    first = search(MCTD(metas=SHORT, stop="first"), planner(problem), 150, tasks=[0, 1, 3])
+    everything = search(MCTD(metas=SHORT), planner(problem), 150)
+    first = search(MCTD(metas=SHORT, stop="first"), planner(problem), 150)
+    stopped = 0
     for one, other in zip(first, everything, strict=True):
-        solutions = [row for row in told(other) if row[1] > 0.5]
-        assert one.best is not None and one.best.solved and one.best.forwards <= other.spent
-        assert one.spent < other.spent and told(one)[-1][0] >= solutions[0][0]
+        assert other.spent >= 149
+        if other.best is not None and other.best.solved:
+            solutions = [row for row in told(other) if row[1] > 0.5]
+            assert one.best is not None and one.best.solved and one.spent < other.spent
+            assert told(one)[: len(told(one)) - 1] == told(other)[: len(told(one)) - 1]
+            assert one.found[-1].forwards >= solutions[0][0]
+            stopped += 1
+    assert stopped >= 2
     assert search(MCTD(metas=SHORT), planner(problem), 10**6, seconds=0.2)[0].spent < 10**6
 
 

@@ -112,10 +112,10 @@ def tasks_like(source: Source, name: str, num_tasks: int) -> TaskSet:
 
 def task_planner(subject: Subject) -> PlanPolicy:
     """The planner, where `tasks_like` look like what it was trained on; else ValueError."""
-    return planner(subject) if isinstance(subject.source, MazeExpert) else fourrooms_planner(subject)
+    return planner(subject) if isinstance(subject.source, MazeExpert) else _fourrooms_planner(subject)
 
 
-def fourrooms_planner(subject: Subject) -> PlanPolicy:
+def _fourrooms_planner(subject: Subject) -> PlanPolicy:
     """The planner, where FourRooms looks like what it was trained on."""
     trained, needed = subject.spec.cond.get("image"), (fourrooms.SIDE, fourrooms.SIDE, 3)
     policy = planner(subject)

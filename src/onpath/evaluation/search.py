@@ -10,10 +10,9 @@ import torch
 
 from onpath import rng
 from onpath.data.sudoku import Sudoku
-from onpath.envs import fourrooms
-from onpath.evaluation.arenas import TaskSet, task_set
+from onpath.evaluation.arenas import TaskSet
 from onpath.evaluation.envs import Mode, episodes
-from onpath.evaluation.plans import fourrooms_planner
+from onpath.evaluation.plans import task_planner, tasks_like
 from onpath.evaluation.settings import Row, Subject, row
 from onpath.evaluation.statistics import mean_interval, path_scores, wilson
 from onpath.sampling.unmasking import Unmasking
@@ -70,13 +69,13 @@ def tasks_of(subject: Subject, num_tasks: int, *, name: str = "test", failed: Mo
         batch = source.at_split("test").prompts(torch.arange(num_tasks))
         assert batch.given is not None
         return Tasks(SudokuProblem(batch.x.masked_fill(~batch.given, -1)), segment=1)
-    policy = fourrooms_planner(subject)
-    tasks = task_set(name, num_tasks=num_tasks if failed is None else 20 * num_tasks)
+    policy = task_planner(subject)
+    tasks = tasks_like(source, name, num_tasks if failed is None else 20 * num_tasks)
     if failed is not None:
         outcome = episodes(failed.of(policy), tasks, device=subject.device)
         tasks = tasks.rows((~outcome.reached).nonzero()[:num_tasks, 0])
     length, end_id = subject.spec.length, policy.end_id
-    return Tasks(MazeProblem(tasks.worlds, tasks.agents, length, end_id, fourrooms.MAX_STEPS), tasks)
+    return Tasks(MazeProblem(tasks.worlds, tasks.agents, length, end_id, tasks.limit), tasks)
 
 
 def planner_of(subject: Subject, tasks: Tasks) -> Planner:

@@ -11,7 +11,7 @@ from onpath.search.problems import Problem
 from onpath.search.tree import UCT, Node
 
 Stop = Literal["first", "bound", "budget"]
-METAS = (Meta(), Meta(temperature=0.5))
+METAS = tuple(Meta(temperature=temperature) for temperature in (0.0, 1.0, 2.0))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Meta:
     guidance: float = 0.0
     temperature: float = 1.0
     order: Order = "confidence"
-    steps: int = 4
+    steps: int = 1
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.steps < 1:
