@@ -59,7 +59,7 @@ OWN = "own orders"  # in the name of an arm: experience.shared_orders is off
 SUPERVISED = "supervised"  # an arm: examples with solutions, as many a step
 NUM_PUZZLES = 1000
 START = 0.25  # of the validation puzzles, solved at the start
-START_STEPS = {4: (5, 200), 6: (20, 240)}  # by side: supervised steps between two looks, and at most
+START_STEPS = {4: (5, 120), 6: (20, 240)}  # by side: supervised steps between two looks, and at most
 
 
 def settings(arguments: argparse.Namespace, seed: int) -> list[str]:
