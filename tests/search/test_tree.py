@@ -75,5 +75,5 @@ def test_visits_under_way_send_the_next_one_elsewhere() -> None:
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"exploration is -1"):
         UCT(exploration=-1)
-    with pytest.raises(ValueError, match="max, mean or soft"):
-        UCT(backup="least")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"sharpness 0.*max, mean or soft"):
+        UCT(sharpness=0)
