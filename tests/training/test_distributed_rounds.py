@@ -109,6 +109,9 @@ def assert_alike(one: Path, other: Path) -> None:
     for mine, its in zip(own, theirs, strict=True):
         assert mine.keys() == its.keys()
         for name, value in mine.items():
+            if name == "loss_forwards":  # equal states of a group are read once where they lie in one micro-batch
+                assert its[name] >= value - 1e-6
+                continue
             assert its[name] == pytest.approx(value, abs=1e-5, rel=1e-5), (other.name, name, mine["step"])
     last, its_last = (checkpoint.load(path / "checkpoints" / "step-6") for path in (one, other))
     for mine, its in ((last.model, its_last.model), (last.average, its_last.average)):
