@@ -47,12 +47,8 @@ class MazeProblem(Problem):
     @cached_property
     def table(self) -> Int64[Tensor, "B S 4"]:
         """The state after each move from each state, and in the last column the state itself."""
-        parts = [self._moved(self.worlds.rows(torch.arange(self.size)[i : i + _CHUNK])) for i in self._chunks]
-        return torch.cat(parts)
-
-    @property
-    def _chunks(self) -> range:
-        return range(0, self.size, _CHUNK)
+        starts = range(0, self.size, _CHUNK)
+        return torch.cat([self._moved(self.worlds.rows(slice(start, start + _CHUNK))) for start in starts])
 
     def _moved(self, worlds: Worlds) -> Int64[Tensor, "C S 4"]:
         number, states = worlds.size, torch.arange(self.num_states)
