@@ -54,6 +54,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "spg": {"kind": "spg"},
     "wd1": {"kind": "wd1", "p_mask_prompt": 0.0},
     "trace": {"kind": "trace"},
+    "trace, merged": {"kind": "trace", "merge": 2},
+    "traj, thinner": {"kind": "traj", "thinning": 1.5},
 }
 OWN = "own orders"  # in the name of an arm: experience.shared_orders is off
 SUPERVISED = "supervised"  # an arm: examples with solutions, as many a step

@@ -23,6 +23,7 @@ from onpath.sampling.grids import EvenGrid
 from onpath.sampling.unmasking import Unmasking
 from onpath.schedules import LinearSchedule
 from onpath.search.base import search
+from onpath.search.tree import every_node
 
 
 def subject(source: Any, network: type, **settings: Any) -> Subject:
@@ -113,7 +114,7 @@ def test_a_picture_shows_tree_and_plan(policy: Subject, solver: Subject, tmp_pat
         found = search(method_of("mctd"), planner_of(one, tasks), 30)
         search_picture.write(found[0], tasks.problem, tmp_path / "tree.png")
         assert (tmp_path / "tree.png").read_bytes()[:4] == b"\x89PNG"
-        nodes = search_picture.nodes_of(found[0].root) if found[0].root else []
+        nodes = every_node(found[0].root) if found[0].root else []
         assert len({id(node) for node, _, _ in nodes}) == len(nodes) > 1
     with pytest.raises(ValueError, match="grows no tree"):
         greedy = search(method_of("greedy"), planner_of(policy, tasks_of(policy, 1)), 10)

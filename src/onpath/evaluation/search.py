@@ -26,7 +26,7 @@ from onpath.search.sudoku import SudokuProblem
 
 METHODS: Mapping[str, Search] = {
     "mctd": MCTD(),
-    "tokens": MCTD(mode="tokens"),
+    "tokens": MCTD(mode="tokens", segment=8),
     "mcts": MCTS(),
     "beam": Beam(),
     "remask": Remask(),
@@ -49,7 +49,6 @@ class Tasks:
 
     problem: Problem
     set: TaskSet | None = None
-    segment: int = 4
 
     @property
     def name(self) -> str:
@@ -68,7 +67,7 @@ def tasks_of(subject: Subject, num_tasks: int, *, name: str = "test", failed: Mo
             raise ValueError("search: puzzles have no modes of execution; leave out what they should have failed")
         batch = source.at_split("test").prompts(torch.arange(num_tasks))
         assert batch.given is not None
-        return Tasks(SudokuProblem(batch.x.masked_fill(~batch.given, -1)), segment=1)
+        return Tasks(SudokuProblem(batch.x.masked_fill(~batch.given, -1)))
     policy = task_planner(subject)
     tasks = tasks_like(source, name, num_tasks if failed is None else 20 * num_tasks)
     if failed is not None:
@@ -85,7 +84,7 @@ def planner_of(subject: Subject, tasks: Tasks) -> Planner:
         raise ValueError(f"search: the run samples by {type(sampler).__name__}; a search is for masked plans")
     key = rng.Key(subject.seed, "search")
     parts = (subject.denoiser, subject.process, replace(sampler, remask=None, guidance=0.0, blocks=None), subject.grid)
-    return Planner(*parts, tasks.problem, tasks.segment, key, subject.device)
+    return Planner(*parts, tasks.problem, key=key, device=subject.device)
 
 
 def measure(

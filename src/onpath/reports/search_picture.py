@@ -8,7 +8,7 @@ from typing import Any
 from onpath.search.base import Progress
 from onpath.search.maze import MazeProblem
 from onpath.search.problems import Problem
-from onpath.search.tree import Node
+from onpath.search.tree import Node, every_node
 
 _COLOURS = "viridis"
 
@@ -40,23 +40,9 @@ def write(progress: Progress, problem: Problem, path: Path) -> None:
         raise ValueError(f"plan: the picture cannot be written to {path} ({error})") from error
 
 
-def nodes_of(root: Node) -> list[tuple[Node, Node | None, int]]:
-    """Every node once with its parent and its depth, from the root on."""
-    seen, found = {id(root)}, []
-    left: list[tuple[Node, Node | None, int]] = [(root, None, 0)]
-    while left:
-        node, parent, depth = left.pop(0)
-        found.append((node, parent, depth))
-        for child in node.children.values():
-            if id(child) not in seen and child.visits:
-                seen.add(id(child))
-                left.append((child, node, depth + 1))
-    return found
-
-
 def _draw_tree(axis: Any, root: Node) -> Any:
     """Leaves side by side, each node above the middle of its children."""
-    found = nodes_of(root)
+    found = every_node(root)
     own: dict[int, list[Node]] = {}
     for node, parent, _ in found:
         if parent is not None:
@@ -103,7 +89,7 @@ def _draw_maze(axis: Any, problem: MazeProblem, progress: Progress) -> None:
     walls, goal = problem.worlds.walls[task], problem.worlds.goal[task].tolist()
     axis.imshow(walls.T.numpy(), cmap="Greys", vmin=0, vmax=2.5)
     assert progress.root is not None
-    where = {node.place.state: node.best for node, _, _ in nodes_of(progress.root)}
+    where = {node.place.state: node.best for node, _, _ in every_node(progress.root)}
     cells = [problem.cell(state) for state in where]
     axis.scatter(*zip(*cells, strict=True), c=list(where.values()), cmap=_COLOURS, vmin=0, vmax=1, s=16, zorder=3)
     best = progress.best

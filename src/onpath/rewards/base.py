@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import re
@@ -10,6 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from onpath.functions import function_at
 
 GIVEN = ("prompts", "completions", "completion_ids")
 """What every reward is called with; all other keywords are columns of the data."""
@@ -79,27 +80,12 @@ class FunctionReward(Reward):
         self._resolved()
 
     def _resolved(self) -> Callable[..., Any]:
-        where = f"reward: function {self.function!r}"
-        if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", self.function):
-            raise ValueError(f"{where} is not a place of a function; write it as package.module:function")
-        module, _, path = self.function.partition(":")
-        try:
-            found: Any = importlib.import_module(module)
-            for attribute in path.split("."):
-                found = getattr(found, attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"{where} cannot be imported ({error}); start in its folder, or put that on PYTHONPATH"
-            ) from error
-        except Exception as error:
-            error.add_note(f"{where} cannot be imported for this reason")
-            raise
-        if not callable(found) or isinstance(found, type):
-            raise ValueError(
-                f"{where} is {found!r}, which is not a function; name a function of prompts, completions, "
-                "completion_ids and **columns (a class derived from onpath.rewards.base.Reward goes under `class`)"
-            )
-        return found
+        return function_at(
+            self.function,
+            "reward",
+            "prompts, completions, completion_ids and **columns (a class derived from onpath.rewards.base.Reward goes "
+            "under `class`)",
+        )
 
     @property
     def name(self) -> str:

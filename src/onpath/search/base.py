@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onpath.search.evaluators import Evaluator, Exact
 from onpath.search.planner import Answer, Ask, Planner
 from onpath.search.problems import Judged, Place, Problem
 from onpath.search.tree import Node
@@ -48,12 +49,13 @@ class Found:
 class Progress:
     """Of one task: what it may spend still, and the best plans that it has found, each better than the one before.
 
-    root: of the tree, where the search grows one.
+    root: of the tree, where the search grows one. asked: asks answered so far, which number the following ones.
     """
 
     task: int
     budget: int
     spent: int = 0
+    asked: int = 0
     found: list[Found] = field(default_factory=list)
     root: Node | None = None
     seconds: float = 0.0
@@ -76,12 +78,21 @@ class Progress:
             self.found.append(Found(forwards, judged.value, judged.solved, judged.cost, plan))
 
 
+@dataclass(frozen=True)
 class Search(ABC):
     """How a budget of forwards is spent on a task.
 
     Frozen; all that changes is in the generator of a task, so that any number of searches run side by side and none
     knows of another.
+    evaluator: by what plans are valued. segment: positions of a segment; None is what the problem has.
     """
+
+    evaluator: Evaluator = field(default=Exact(), kw_only=True)
+    segment: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.segment is not None and self.segment < 1:
+            raise ValueError(f"search: segment is {self.segment}; it must be 1 position or more, 4 is usual")
 
     @property
     def anytime(self) -> bool:
@@ -99,18 +110,23 @@ def search(
     budget: int,
     tasks: Sequence[int] | None = None,
     seconds: float | None = None,
+    going: Sequence[Progress] | None = None,
 ) -> list[Progress]:
     """Searches every task (or those of `tasks`), side by side: the asks of all go through the network together.
 
     budget: forwards of each task; a forward is one row through the network, the first plan included, and a guided one
-    counts twice. seconds: of the clock, for all together; None for as long as it takes.
+    counts twice. seconds: of the clock, for all together; None for as long as it takes. going: searches to go on with,
+    each within its own budget, in place of new ones.
     The budget is never exceeded: a search that asked for more than it has left is a bug, and raises AssertionError.
     """
     if budget < 1:
         raise ValueError(f"search: budget is {budget}; it must be 1 forward or more, 160 is usual")
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"search: seconds is {seconds}; needed are more than 0, or None for as long as it takes")
     begun = time.perf_counter()
+    planner = replace(planner, evaluator=method.evaluator, segment=method.segment or planner.segment)
     problem = planner.problem
-    every = [Progress(task, budget) for task in (range(problem.size) if tasks is None else tasks)]
+    every = list(going or [Progress(task, budget) for task in (range(problem.size) if tasks is None else tasks)])
     running = [(progress, method.run(problem, progress)) for progress in every]
     waiting = [(progress, run, next(run, None)) for progress, run in running]
     while waiting := [one for one in waiting if one[2]]:
@@ -119,11 +135,12 @@ def search(
         for progress, _, asks in waiting:
             assert asks is not None
             progress.spent += sum(ask.cost for ask in asks)
-            assert progress.spent <= progress.budget, f"task {progress.task} has spent {progress.spent} of {budget}"
+            assert progress.left >= 0, f"task {progress.task} has spent {progress.spent} of {progress.budget}"
         answers = iter(_answers(planner, [ask for _, _, asks in waiting for ask in asks or ()]))
         following = []
         for progress, run, asks in waiting:
             own = [next(answers) for _ in asks or ()]
+            progress.asked += len(own)
             try:
                 following.append((progress, run, run.send(own)))
             except StopIteration:
@@ -145,5 +162,5 @@ def _seen(planner: Planner, places: list[Place]) -> list[Seen]:
     if not places:
         return []
     words, plans, sure = planner.look(places)
-    judged = planner.problem.judge(places, plans, sure, planner.segment)
+    judged = planner.judged(places, plans, sure)
     return [Seen(tuple(w), tuple(p), one) for w, p, one in zip(words.tolist(), plans.tolist(), judged, strict=True)]

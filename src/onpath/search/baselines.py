@@ -14,7 +14,7 @@ from onpath.search.base import Asks, Look, Progress, Search, Seen
 from onpath.search.mctd import METAS
 from onpath.search.planner import Answer, Ask, Meta
 from onpath.search.problems import Place, Problem
-from onpath.search.tree import UCT, Node
+from onpath.search.tree import UCT, Node, together
 
 _FREE = -1
 
@@ -134,12 +134,12 @@ class MCTS(Search):
     """Monte Carlo tree search over single actions with the policy as prior (PUCT).
 
     A node is expanded by one forward of nothing but masks: its first token gives the prior of the actions, and the
-    likeliest plan its value. leaves: nodes that are expanded together.
+    likeliest plan its value. leaves: nodes that are expanded together at the most, see ``tree.together``.
     Source: PUCT as in AlphaZero, arXiv:1712.01815.
     """
 
     exploration: float = 0.5
-    leaves: int = 4
+    leaves: int = 16
     uct: UCT = UCT(exploration=0.0)
 
     def run(self, problem: Problem, progress: Progress) -> Asks:
@@ -147,7 +147,7 @@ class MCTS(Search):
         priors: dict[int, Sequence[float]] = {}
         while progress.left > 0:
             paths = []
-            while len(paths) < min(self.leaves, progress.left):
+            while len(paths) < min(together(root, self.leaves), progress.left):
                 path = self._leaf(root, priors)
                 if path[-1].asked:
                     break
@@ -167,7 +167,7 @@ class MCTS(Search):
                 priors[id(leaf)] = [math.exp(value) for value in one.log_prob]
                 for action, place in problem.moves(leaf.place):
                     if all(place.state != node.place.state for node in path):
-                        leaf.children[action] = Node(place, (*leaf.way, action))
+                        leaf.children[action] = Node(place, (*leaf.way, action), born=spent)
 
     def _leaf(self, root: Node, priors: dict[int, Sequence[float]]) -> list[Node]:
         path, node = [root], root

@@ -44,6 +44,14 @@ class MazeProblem(Problem):
     def length(self) -> int:
         return self.num_positions
 
+    @property
+    def segment(self) -> int:
+        return 4
+
+    @property
+    def most_actions(self) -> int:
+        return self.horizon
+
     @cached_property
     def table(self) -> Int64[Tensor, "B S 4"]:
         """The state after each move from each state, and in the last column the state itself."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onpath.search.base import Asks, Progress, Search
-from onpath.search.planner import Answer, Ask, Meta
+from onpath.search.planner import Answer, Ask, Meta, Pyramid
 from onpath.search.problems import Problem
-from onpath.search.tree import UCT, Node
+from onpath.search.tree import UCT, Node, every_node, together
 
 Stop = Literal["first", "bound", "budget"]
 METAS = tuple(Meta(temperature=temperature) for temperature in (0.0, 1.0, 2.0))
@@ -23,8 +23,8 @@ class MCTD(Search):
     sampled afresh from there, so that the network sees where it is. `tokens`: a node is a plan of which the first
     segments stand and the rest is masked, as in the paper; the next segment is sampled under the node's meta-action and
     the rest greedily in `finish` steps.
-    metas: meta-actions, taken in turn; those without draws once at a node. segment: positions between a node and its
-    children in `tokens`; in `recondition` the planner's. leaves: plans that are asked for together.
+    metas: meta-actions, taken in turn; those without draws once at a node. slope: of the pyramid in `tokens`. leaves:
+    plans that are asked for together at the most, see ``tree.together``.
     widening: a node asks for more plans of its own as long as they are fewer than widening·sqrt(visits).
     stop: at the `first` solution, at one that meets the `bound` of the problem, or when the `budget` is spent.
     Places are nodes once: a plan that leads to one that is known already, at no higher cost, joins it (transposition).
@@ -33,41 +33,53 @@ class MCTD(Search):
 
     mode: Literal["recondition", "tokens"] = "recondition"
     metas: tuple[Meta, ...] = METAS
-    segment: int = 8
+    slope: float = 1.0
     finish: int = 2
-    leaves: int = 4
+    leaves: int = 16
     widening: float = 1.5
     uct: UCT = UCT()
     stop: Stop = "budget"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.metas:
             raise ValueError("mctd: metas is empty; one meta-action or more is needed")
-        if min(self.segment, self.finish, self.leaves) < 1 or self.widening <= 0:
+        if min(self.finish, self.leaves) < 1 or self.widening <= 0:
             raise ValueError(
-                f"mctd: segment is {self.segment}, finish {self.finish}, leaves {self.leaves} and widening "
-                f"{self.widening}; all must be above 0"
+                f"mctd: finish is {self.finish}, leaves {self.leaves} and widening {self.widening}; all must be above 0"
             )
+        if self.mode == "recondition" and (self.slope, self.finish) != (1.0, 2):
+            raise ValueError(
+                f"mctd: slope is {self.slope} and finish {self.finish}, but mode is recondition, which samples whole "
+                "plans; set mode=tokens, or leave them out"
+            )
+        if self.stop != "budget" and not self.evaluator.is_exact:
+            raise ValueError(
+                f"mctd: stop is {self.stop}, but the evaluator {type(self.evaluator).__name__} cannot tell a solution; "
+                "set stop=budget, or evaluator=exact"
+            )
+        Pyramid(self.segment or 1, self.slope)
 
     def run(self, problem: Problem, progress: Progress) -> Asks:
-        start = problem.start(progress.task)
-        part = None if self.mode == "recondition" else (-1,) * problem.length
-        root = progress.root = Node(start, part=part)
-        nodes: dict[object, Node] = {self._name(root): root}
-        number = 0
+        root = progress.root
+        if root is None:
+            part = None if self.mode == "recondition" else (-1,) * problem.length
+            root = progress.root = Node(problem.start(progress.task), part=part)
+        nodes = {self._name(node): node for node, _, _ in every_node(root)}
+        pyramid = Pyramid(self.segment or problem.segment, self.slope)
         while True:
             chosen: list[tuple[list[Node], Ask]] = []
             left = progress.left
-            while len(chosen) < self.leaves:
+            while len(chosen) < together(root, self.leaves):
                 path, meta = self._leaf(root)
                 if meta is None:
                     break
-                ask = self._ask(path[-1], meta, number)
+                ask = self._ask(path[-1], meta, progress.asked + len(chosen), pyramid)
                 if ask.cost > left:
                     self._release(path, meta)
                     break
                 chosen.append((path, ask))
-                number, left = number + 1, left - ask.cost
+                left -= ask.cost
             if not chosen:
                 return
             spent = progress.spent
@@ -77,7 +89,7 @@ class MCTD(Search):
                 judged, leaf = answer.judged, path[-1]
                 self.uct.back_up(path, judged.value)
                 progress.report(spent, judged, problem.whole(leaf.way, answer.plan[: judged.used]))
-                self._grow(path, answer, nodes)
+                self._grow(path, answer, nodes, spent)
             if self._done(problem, progress):
                 return
 
@@ -121,23 +133,24 @@ class MCTD(Search):
         for node in path:
             node.waiting -= 1
 
-    def _ask(self, node: Node, meta: Meta, number: int) -> Ask:
+    def _ask(self, node: Node, meta: Meta, number: int, pyramid: Pyramid) -> Ask:
         if node.part is None:
             return Ask(node.place, meta, number)
-        rest = node.part.count(-1) > self.segment
-        segment, finish = (self.segment, self.finish) if rest else (0, 0)
-        return Ask(node.place, meta, number, node.part, segment, finish)
+        depth = pyramid.depth(node.part) + 1
+        if not any(pyramid.masked(depth, len(node.part))):
+            return Ask(node.place, meta, number, node.part)
+        return Ask(node.place, meta, number, node.part, pyramid, depth, self.finish)
 
-    def _grow(self, path: list[Node], answer: Answer, nodes: dict[object, Node]) -> None:
+    def _grow(self, path: list[Node], answer: Answer, nodes: dict[object, Node], spent: int) -> None:
         """The child that a plan leads to, unless it solves the task before, ends, or goes in a circle."""
         leaf = path[-1]
         if leaf.part is not None:
             if answer.part is None or answer.part.count(-1) == 0:
                 return
-            child = Node(leaf.place, part=answer.part)
+            child = Node(leaf.place, part=answer.part, born=spent)
         elif answer.judged.ends:
             place, used = answer.judged.ends[0]
-            child = Node(place, leaf.way + answer.plan[:used])
+            child = Node(place, leaf.way + answer.plan[:used], born=spent)
         else:
             return
         name = self._name(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -9,6 +10,7 @@ from itertools import groupby
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from onpath import rng
 from onpath.processes.masking import Masking
@@ -18,6 +20,7 @@ from onpath.sampling.loop import Knobs, sample, walk
 from onpath.sampling.orders import Order
 from onpath.sampling.states import TokenState
 from onpath.sampling.unmasking import Unmasking
+from onpath.search.evaluators import Evaluator, Exact
 from onpath.search.problems import Judged, Place, Problem
 from onpath.types import Batch, Denoiser
 
@@ -55,19 +58,65 @@ class Meta:
 
 
 @dataclass(frozen=True)
+class Pyramid:
+    """How much of a plan is masked at a depth of the tree: of its segment s, counted from 1, clip((s - depth)·slope).
+
+    segment: positions. slope: 1 has whole segments stand, one more at each depth; with .5 half of the next one stands
+    as well, and so on, the surest tokens of each.
+    Source: the pyramid schedule of Diffusion Forcing, arXiv:2407.01392, as MCTD denoises by it, arXiv:2502.07202.
+
+    >>> Pyramid(4, 0.5).masked(1, 12)
+    (0, 2, 4)
+    """
+
+    segment: int = 8
+    slope: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.segment < 1 or not 0.0 < self.slope <= 1.0:
+            raise ValueError(
+                f"pyramid: segment is {self.segment} and slope {self.slope}; needed are 1 position or more, and a "
+                "slope above 0 and at most 1"
+            )
+
+    def masked(self, depth: int, length: int) -> tuple[int, ...]:
+        """Masked positions of each segment of a plan of so many positions."""
+        firsts = range(0, length, self.segment)
+        sizes = [min(self.segment, length - first) for first in firsts]
+        shares = [min(1.0, max(0.0, (number + 1 - depth) * self.slope)) for number in range(len(sizes))]
+        return tuple(math.ceil(share * size) for share, size in zip(shares, sizes, strict=True))
+
+    def window(self, depth: int, length: int) -> int:
+        """Positions from the left up to the first segment that is masked as a whole."""
+        return next(
+            (
+                first
+                for first, count in zip(range(0, length, self.segment), self.masked(depth, length), strict=True)
+                if count == min(self.segment, length - first)
+            ),
+            length,
+        )
+
+    def depth(self, part: Sequence[int]) -> int:
+        """How many segments of a part of a plan stand, -1 being masked."""
+        return next((at // self.segment for at, token in enumerate(part) if token == _FREE), len(part))
+
+
+@dataclass(frozen=True)
 class Ask:
     """A plan from a place.
 
     number: of this ask in its search, which keys its draws. kept: tokens that stand already, -1 where the plan is free.
-    segment, finish: for plans that come about in two parts: so many free positions from the left under `meta`, the
-    rest greedily in `finish` steps.
+    pyramid, depth, finish: for plans that come about in two parts: under `meta` until the plan stands as the pyramid
+    has it at this depth, the rest greedily in `finish` steps.
     """
 
     place: Place
     meta: Meta
     number: int
     kept: tuple[int, ...] | None = None
-    segment: int = 0
+    pyramid: Pyramid | None = None
+    depth: int = 0
     finish: int = 0
 
     @property
@@ -90,8 +139,9 @@ class Answer:
 class Planner:
     """A trained network that answers asks, as many as there are in few forwards.
 
-    segment: positions after which the ends of a plan are told. Draws depend on the key, the task and the number of the
-    ask alone, so a search does not depend on its company.
+    segment: positions after which the ends of a plan are told, None is what the problem has. evaluator: by what plans
+    are valued. Draws depend on the key, the task and the number of the ask alone, so a search does not depend on its
+    company.
     """
 
     denoiser: Denoiser
@@ -99,12 +149,13 @@ class Planner:
     sampler: Unmasking
     grid: Grid
     problem: Problem
-    segment: int = 4
+    segment: int | None = None
+    evaluator: Evaluator = Exact()
     key: rng.Key = rng.Key(purpose="search")
     device: torch.device = torch.device("cpu")
 
     def __post_init__(self) -> None:
-        if self.segment < 1:
+        if self.segment is not None and self.segment < 1:
             raise ValueError(f"planner: segment is {self.segment}; it must be 1 position or more, 4 is usual")
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
@@ -113,8 +164,7 @@ class Planner:
 
         def shape(index: int) -> tuple[object, ...]:
             ask = asks[index]
-            free = 0 if ask.kept is None or not ask.segment else ask.kept.count(_FREE)
-            return ask.meta.steps, ask.meta.order, ask.meta.guidance != 0, ask.segment, ask.finish, free
+            return ask.meta.steps, ask.meta.order, ask.meta.guidance != 0, ask.pyramid, ask.depth, ask.finish
 
         for _, group in groupby(sorted(range(len(asks)), key=lambda i: (str(shape(i)), i)), key=shape):
             places = list(group)
@@ -126,16 +176,24 @@ class Planner:
         batch = self._request(asks, [ask.kept for ask in asks])
         first, parts = asks[0], None
         state = self._walked(first, batch, self._knobs(asks))
-        if first.segment:
-            shown = state.x.masked_fill(state.masked, _FREE).cpu()
+        if first.pyramid is not None:
+            shown = _shown(state, batch, first.pyramid, first.depth)
             parts = [tuple(row) for row in shown.tolist()]
             state = self._finished(asks, parts, first.finish)
         plans, sure = state.x.cpu(), state.confidence.cpu()
-        judged = self.problem.judge([ask.place for ask in asks], plans, sure, self.segment)
+        judged = self.judged([ask.place for ask in asks], plans, sure)
         return [
             Answer(tuple(plan), one, tuple(by), None if parts is None else parts[row])
             for row, (plan, one, by) in enumerate(zip(plans.tolist(), judged, sure.tolist(), strict=True))
         ]
+
+    def judged(self, places: Sequence[Place], plans: Int64[Tensor, "N L"], sure: Float[Tensor, "N L"]) -> list[Judged]:
+        """What comes of each plan, with the value that the evaluator gives it."""
+        found = self.problem.judge(places, plans, sure, self.segment or self.problem.segment)
+        if self.evaluator.is_exact:
+            return found
+        values = self.evaluator(self.problem, places, plans, sure, found)
+        return [replace(one, value=value) for one, value in zip(found, values, strict=True)]
 
     def _request(self, asks: list[Ask], kept: Sequence[tuple[int, ...] | None]) -> Batch:
         ids = torch.tensor([ask.place.task << 24 | ask.number for ask in asks])
@@ -158,10 +216,12 @@ class Planner:
     def _walked(self, ask: Ask, batch: Batch, knobs: Knobs) -> TokenState:
         meta = ask.meta
         sampler = replace(self.sampler, order=meta.order)
-        if not ask.segment:
+        if ask.pyramid is None:
             grid = self.grid.with_steps(meta.steps)
             return sample(self.denoiser, self.process, sampler, grid, batch, self.key, knobs)
-        blocks = Blocks(ask.segment, stop_at_end=False)
+        # a block is what is free of the segments that shall be masked no longer as a whole
+        window = ask.pyramid.window(ask.depth, self.problem.length)
+        blocks = Blocks(int(batch.free()[0, :window].sum()), stop_at_end=False)
         number = int(blocks.number(batch.free_counts())[0])
         grid = self.grid.with_steps(meta.steps * number)
         walked = walk(self.denoiser, self.process, replace(sampler, blocks=blocks), grid, batch, self.key, knobs)
@@ -192,3 +252,15 @@ class Planner:
         likeliest = words.max(-1)
         plans = torch.where(free, likeliest.indices, state.x)
         return first.cpu(), plans.cpu(), likeliest.values.exp().cpu()
+
+
+def _shown(state: TokenState, batch: Batch, pyramid: Pyramid, depth: int) -> Int64[Tensor, "N L"]:
+    """The tokens of a state, -1 where masked, and in each segment where the network was least sure, until as many are
+    masked there as the pyramid has it; what was given stays."""
+    length, segment = state.x.shape[1], pyramid.segment
+    left = torch.tensor(pyramid.masked(depth, length), device=state.x.device)
+    doubt = torch.where(state.masked, -1.0, torch.where(batch.free(), state.confidence, torch.inf))
+    padded = functional.pad(doubt, (0, segment * len(left) - length), value=torch.inf)
+    rank = padded.unflatten(1, (len(left), segment)).argsort(dim=-1, stable=True).argsort(-1)
+    hidden = (rank < left[:, None]).flatten(1)[:, :length]
+    return state.x.masked_fill(hidden, _FREE).cpu()

@@ -58,6 +58,16 @@ class Problem(ABC):
     def length(self) -> int:
         """Positions of a plan."""
 
+    @property
+    @abstractmethod
+    def segment(self) -> int:
+        """Positions of a segment, unless a search says otherwise."""
+
+    @property
+    def most_actions(self) -> int | None:
+        """Tokens that can be carried out one after the other before the task is lost; None where none are."""
+        return None
+
     @abstractmethod
     def start(self, task: int) -> Place:
         """Where a task begins."""

@@ -42,6 +42,10 @@ class SudokuProblem(Problem):
         return self.puzzles.shape[1]
 
     @property
+    def segment(self) -> int:
+        return 1
+
+    @property
     def side(self) -> int:
         return round(self.length**0.5)
 

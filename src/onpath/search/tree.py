@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +20,8 @@ class Node:
     place: where it stands. way: tokens from the start of the task to it. part: the part of a plan that stands already,
     None for one that is sampled afresh. visits, total, best: number, sum and greatest of the values backed up.
     powers: sum of exp(λ·value), for soft back-up. waiting: visits under way, whose values are not known yet.
-    asked: plans asked for here. tried: metas without draws that need not be asked for again. children: by state.
+    asked: plans asked for here. tried: metas without draws that need not be asked for again. children: by state. born:
+    forwards that were spent when it came to be.
     """
 
     place: Place
@@ -33,6 +35,29 @@ class Node:
     asked: int = 0
     tried: set[int] = field(default_factory=set)
     children: dict[Any, Node] = field(default_factory=dict)
+    born: int = 0
+
+
+def every_node(root: Node) -> list[tuple[Node, Node | None, int]]:
+    """Every node that was visited once, with its first parent and its depth, from the root on."""
+    seen, found = {id(root)}, []
+    left: deque[tuple[Node, Node | None, int]] = deque([(root, None, 0)])
+    while left:
+        node, parent, depth = left.popleft()
+        found.append((node, parent, depth))
+        for child in node.children.values():
+            if id(child) not in seen and child.visits:
+                seen.add(id(child))
+                left.append((child, node, depth + 1))
+    return found
+
+
+def together(root: Node, most: int) -> int:
+    """Leaves that are chosen at once: few while little is known, then a quarter of the visits, at the most `most`.
+
+    So a search of a few forwards loses nothing by them, and one of many goes through the network seldom.
+    """
+    return min(most, 2 + root.visits // 4)
 
 
 @dataclass(frozen=True)
