@@ -12,7 +12,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from onpath.config import Part, RunConfig
+from onpath.components import Part
+from onpath.config import RunConfig
 from onpath.data.source import Source
 from onpath.data.trajectories import FourRoomsExpert
 from onpath.kinds import FAMILIES, RunSections, wired_into
@@ -40,6 +41,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "TextPairs": {"path": "pairs.jsonl"},
     "Prompts": {"path": "prompts.jsonl"},
     "FunctionReward": {"function": "judges:shortness"},
+    "FunctionEvaluator": {"function": "judges:shortness"},
     "HubText": {"name": "texts"},
     **{name: {"path": "images"} for name in ("MNIST", "FashionMNIST", "Cifar10")},
     "ImageFolder": {"path": "images", "size": 32},
@@ -63,9 +65,9 @@ class Holder:
 
 def parsed(family: type, data: Any) -> Part:
     """`data` read as a field of type `family`."""
-    from onpath import config
+    from onpath import components
 
-    return config._parse(family, data, "part")
+    return components._parse(family, data, "part")
 
 
 def written(part: Part) -> Any:

@@ -27,6 +27,9 @@ from onpath.options import (
     RunArgument,
     SampleOptions,
     SamplerOverrides,
+    SearchOverrides,
+    of_evaluation,
+    of_searches,
     require_generation,
     require_same_recipe,
     taking,
@@ -117,14 +120,12 @@ def evaluate(run: RunArgument, overrides: EvaluationOverrides = None, *, options
     """
     from onpath.runs import load
 
-    of_sampler = [text for text in overrides or [] if text.startswith(("sampler.", "sampler="))]
-    whole = [text for text in overrides or [] if text in of_sampler or text.startswith("evaluation.")]
-    settings = [text if text in whole else f"evaluation.{text}" for text in overrides or []]
+    of_search, of_sampler, settings = of_evaluation(overrides)
     loaded = load(run, device=options.device, overrides=settings)
     loaded.folder.evaluation()  # a file that cannot be added to is refused now, not after the measurement
+    label = " ".join(of_sampler)
     with terminal.errors.status("evaluating …"):
-        label = " ".join(of_sampler)
-        rows, watched = options.rows(loaded, label), options.watched(loaded, label)
+        rows, watched = options.rows(loaded, label, of_search), options.watched(loaded, label)
     loaded.folder.write_evaluation(rows)
     loaded.folder.write_traces(watched)
     if options.as_json:
@@ -188,13 +189,17 @@ def sample(run: RunArgument, overrides: SamplerOverrides = None, *, options: Sam
 
 @app.command()
 @taking(PlanOptions)
-def plan(run: RunArgument, overrides: SamplerOverrides = None, *, options: PlanOptions) -> None:
-    """Search for plans at test time: several searches side by side, within a budget of forwards."""
+def plan(run: RunArgument, overrides: SearchOverrides = None, *, options: PlanOptions) -> None:
+    """Search for plans at test time: several searches side by side, within a budget of forwards.
+
+    Settings are of the searches, such as search.leaves=8, or of the sampler.
+    """
     from onpath.runs import load
 
-    overrides = require_generation("plan", overrides)
+    of_search, others = of_searches(overrides)
     with terminal.errors.status("searching …"):
-        told = options.searched(load(run, device=options.device, overrides=overrides))
+        loaded = load(run, device=options.device, overrides=require_generation("plan", others))
+        told = options.searched(loaded, of_search)
     if options.as_json:
         sys.stdout.write(json.dumps(told, indent=1) + "\n")
     else:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from onpath.config import RunConfig, parameters_of
+from onpath.components import parameters_of
+from onpath.config import RunConfig
 from onpath.data.source import ActionSource, Source, TextSource
 from onpath.experience.settings import GroupRollouts
 from onpath.kinds import kinds_beside

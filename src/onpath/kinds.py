@@ -82,6 +82,11 @@ from onpath.schedules import (
     ShiftedSchedule,
     TabulatedSchedule,
 )
+from onpath.search.base import Search
+from onpath.search.baselines import MCTS, Beam, BestOfN, Greedy
+from onpath.search.baselines import Remask as RemaskSearch
+from onpath.search.evaluators import Evaluator, Exact, FunctionEvaluator, Likelihood
+from onpath.search.mctd import MCTD
 from onpath.training.optimizers import AdamW, Muon, OptimizerConfig
 from onpath.training.trainer import Trainer
 
@@ -185,6 +190,15 @@ FAMILIES: dict[type, dict[str, type]] = {
         "rewards": RewardEvaluation,
         "images": ImageEvaluation,
     },
+    Search: {
+        "mctd": MCTD,
+        "mcts": MCTS,
+        "beam": Beam,
+        "remask": RemaskSearch,
+        "best_of_n": BestOfN,
+        "greedy": Greedy,
+    },
+    Evaluator: {"exact": Exact, "likelihood": Likelihood, "function": FunctionEvaluator},
 }
 
 WIRED: dict[type, frozenset[str]] = {

@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from onpath.evaluation.drift import Drift
+    from onpath.evaluation.envs import Mode
     from onpath.records import RunFolder
     from onpath.runs import Run
 
@@ -25,6 +26,10 @@ Overrides = Annotated[
 EvaluationOverrides = Annotated[
     list[str] | None,
     typer.Argument(help="Settings over those of the run, such as num_tasks=100.", metavar="[KEY=VALUE]…"),
+]
+SearchOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings such as search.leaves=8 or search.uct.backup=mean.", metavar="[KEY=VALUE]…"),
 ]
 SamplerOverrides = Annotated[
     list[str] | None,
@@ -140,22 +145,23 @@ class EvaluateOptions:
     tasks: Annotated[int | None, typer.Option(help="Of each search, 500 by default.", min=1)] = None
     failed: Annotated[str | None, typer.Option(help="Search tasks alone that the policy fails in this mode.")] = None
 
-    def rows(self, run: Run, label: str) -> list[dict[str, Any]]:
-        """What is measured: the run's own evaluation, or searches."""
-        from onpath.evaluation.envs import Mode
+    def rows(self, run: Run, label: str, of_search: list[str]) -> list[dict[str, Any]]:
+        """What is measured: the run's own evaluation, or searches, with settings over theirs."""
         from onpath.evaluation.search import measure
+        from onpath.searches import named
 
         if self.search is None:
-            for name in ("budget", "tasks", "failed"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"evaluate: --{name} is of searches; name one with --search, or leave it out")
+            given = [f"--{name}" for name in ("budget", "tasks", "failed") if getattr(self, name) is not None]
+            for told in (*given, *of_search):
+                raise ValueError(f"evaluate: {told} is of searches; name one with --search, or leave it out")
             return run.evaluate(label=label)
         try:
             budgets = [int(one) for one in (self.budget or "10,40,160").split(",")]
         except ValueError as error:
             raise ValueError(f"evaluate: --budget is {self.budget}; write forwards like --budget 10,40,160") from error
-        failed = None if self.failed is None else Mode.parse(self.failed)
-        rows = measure(run.subject, self.search.split(","), budgets, self.tasks or 500, failed=failed)
+        methods = named(self.search.split(","), of_search)
+        label = " ".join([label, *of_search]).strip()
+        rows = measure(run.subject, methods, budgets, self.tasks or 500, failed=_mode(self.failed))
         return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": run.step} for row in rows]
 
     def watched(self, run: Run, label: str) -> list[Any]:
@@ -171,6 +177,10 @@ class PlanOptions:
         str, typer.Option(help="mctd, tokens, mcts, beam, remask, best_of_n or greedy; several with commas.")
     ] = "mctd"
     budget: Annotated[int, typer.Option(help="Forwards of each task: rows through the network.", min=1)] = 160
+    seconds: Annotated[float | None, typer.Option(help="Of the clock, for all tasks of a search together.")] = None
+    replan: Annotated[
+        int | None, typer.Option(help="Carry out so many actions, then search on with the budget again.", min=1)
+    ] = None
     num: Annotated[int, typer.Option(help="Tasks, or puzzles.", min=1)] = 8
     failed: Annotated[
         str | None, typer.Option(help="Only tasks that the policy fails in this mode, such as open@10.")
@@ -179,24 +189,52 @@ class PlanOptions:
     device: DeviceOption = None
     as_json: JsonOption = False
 
-    def searched(self, run: Run) -> list[dict[str, Any]]:
+    def searched(self, run: Run, of_search: list[str]) -> list[dict[str, Any]]:
         """What each search has found for each task, as plain data."""
-        from onpath.evaluation.envs import Mode
-        from onpath.evaluation.search import method_of, planner_of, tasks_of, written
+        from onpath.evaluation.search import planner_of, tasks_of, written
         from onpath.search.base import search
+        from onpath.search.closed_loop import carry_out
+        from onpath.searches import named
 
-        methods = {name: method_of(name) for name in self.search.split(",")}
-        failed = None if self.failed is None else Mode.parse(self.failed)
-        tasks = tasks_of(run.subject, self.num, failed=failed)
-        planner, told = planner_of(run.subject, tasks), []
+        if self.replan is not None and (self.seconds is not None or self.picture is not None):
+            told = "--seconds" if self.seconds is not None else "--picture"
+            raise ValueError(f"plan: {told} is of one search, and --replan makes many; leave one of them out")
+        methods = named(self.search.split(","), of_search)
+        tasks = tasks_of(run.subject, self.num, failed=_mode(self.failed))
+        planner, rows = planner_of(run.subject, tasks), []
         for name, method in methods.items():
-            found = search(method, planner, self.budget)
-            told += [{"search": name, **written(run.subject, one, tasks)} for one in found]
+            if self.replan is not None:
+                found = carry_out(method, planner, self.budget, self.replan)
+            else:
+                found = search(method, planner, self.budget, seconds=self.seconds)
+            rows += [{"search": name, **written(run.subject, one, tasks)} for one in found]
             if self.picture is not None and name == next(iter(methods)):
                 from onpath.reports import search_picture
 
                 search_picture.write(found[0], tasks.problem, self.picture)
-        return told
+        return rows
+
+
+def _mode(text: str | None) -> Mode | None:
+    """A mode of execution by its name."""
+    from onpath.evaluation.envs import Mode
+
+    return None if text is None else Mode.parse(text)
+
+
+def of_searches(overrides: list[str] | None) -> tuple[list[str], list[str]]:
+    """The settings of searches, and the others."""
+    own = [text for text in overrides or [] if text.startswith("search.")]
+    return own, [text for text in overrides or [] if text not in own]
+
+
+def of_evaluation(overrides: list[str] | None) -> tuple[list[str], list[str], list[str]]:
+    """Those of searches, those of the sampler, and all but the first under the sections of a config: what names no
+    section is of `evaluation`."""
+    of_search, others = of_searches(overrides)
+    of_sampler = [text for text in others if text.startswith(("sampler.", "sampler="))]
+    whole = [text for text in others if text in of_sampler or text.startswith("evaluation.")]
+    return of_search, of_sampler, [text if text in whole else f"evaluation.{text}" for text in others]
 
 
 def require_generation(command: str, overrides: list[str] | None) -> list[str]:

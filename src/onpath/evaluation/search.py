@@ -36,13 +36,6 @@ METHODS: Mapping[str, Search] = {
 """Searches by the name that the command line gives them."""
 
 
-def method_of(name: str) -> Search:
-    """The search of that name; ValueError that says which there are."""
-    if name not in METHODS:
-        raise ValueError(f"search: {name!r} is not one; allowed are {', '.join(METHODS)}")
-    return METHODS[name]
-
-
 @dataclass(frozen=True)
 class Tasks:
     """Tasks to search: the problem, and for plans the set that it is of, whose shortest plans are known."""
@@ -89,7 +82,7 @@ def planner_of(subject: Subject, tasks: Tasks) -> Planner:
 
 def measure(
     subject: Subject,
-    names: Sequence[str],
+    methods: Mapping[str, Search],
     budgets: Sequence[int],
     num_tasks: int = 500,
     *,
@@ -103,8 +96,7 @@ def measure(
     tasks = tasks_of(subject, num_tasks, name=set_name, failed=failed)
     planner, rows = planner_of(subject, tasks), []
     label = tasks.name if failed is None else f"{tasks.name}, failed {failed.name}"
-    for name in names:
-        method = method_of(name)
+    for name, method in methods.items():
         once = search(method, planner, max(budgets)) if method.anytime else None
         for budget in sorted(budgets):
             found = once or search(method, planner, budget)

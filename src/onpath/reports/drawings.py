@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from onpath.build import training_states
-from onpath.config import Part, RunConfig, parameters_of
+from onpath.components import Part, parameters_of
+from onpath.config import RunConfig
 from onpath.data.source import Source, step_ids
 from onpath.kinds import RunSections
 from onpath.models.blocks import read_rows
