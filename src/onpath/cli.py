@@ -125,7 +125,7 @@ def evaluate(run: RunArgument, overrides: EvaluationOverrides = None, *, options
     loaded.folder.evaluation()  # a file that cannot be added to is refused now, not after the measurement
     label = " ".join(of_sampler)
     with terminal.errors.status("evaluating …"):
-        rows, watched = options.rows(loaded, label, of_search), options.watched(loaded, label)
+        rows, watched = options.measured(loaded, label, of_search)
     loaded.folder.write_evaluation(rows)
     loaded.folder.write_traces(watched)
     if options.as_json:

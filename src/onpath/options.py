@@ -145,8 +145,10 @@ class EvaluateOptions:
     tasks: Annotated[int | None, typer.Option(help="Of each search, 500 by default.", min=1)] = None
     failed: Annotated[str | None, typer.Option(help="Search tasks alone that the policy fails in this mode.")] = None
 
-    def rows(self, run: Run, label: str, of_search: list[str]) -> list[dict[str, Any]]:
-        """What is measured: the run's own evaluation, or searches, with settings over theirs."""
+    def measured(self, run: Run, label: str, of_search: list[str]) -> tuple[list[dict[str, Any]], list[Any]]:
+        """The run's own evaluation, or that of searches with settings over theirs: rows, and traces for the report."""
+        from dataclasses import replace
+
         from onpath.evaluation.search import measure
         from onpath.searches import named
 
@@ -154,19 +156,19 @@ class EvaluateOptions:
             given = [f"--{name}" for name in ("budget", "tasks", "failed") if getattr(self, name) is not None]
             for told in (*given, *of_search):
                 raise ValueError(f"evaluate: {told} is of searches; name one with --search, or leave it out")
-            return run.evaluate(label=label)
+            rows = run.evaluate(label=label)
+            return rows, run.traces(self.traces, label) if self.traces else []
         try:
             budgets = [int(one) for one in (self.budget or "10,40,160").split(",")]
         except ValueError as error:
             raise ValueError(f"evaluate: --budget is {self.budget}; write forwards like --budget 10,40,160") from error
-        methods = named(self.search.split(","), of_search)
-        label = " ".join([label, *of_search]).strip()
-        rows = measure(run.subject, methods, budgets, self.tasks or 500, failed=_mode(self.failed))
-        return [{**row, "mode": f"{row['mode']} {label}".strip(), "step": run.step} for row in rows]
-
-    def watched(self, run: Run, label: str) -> list[Any]:
-        """Generations for the report; none of searches."""
-        return run.traces(self.traces, label) if self.traces and self.search is None else []
+        methods, label = named(self.search.split(","), of_search), " ".join([label, *of_search]).strip()
+        given = {"failed": _mode(self.failed), "num_traces": self.traces}
+        rows, traces = measure(run.subject, methods, budgets, self.tasks or 500, **given)
+        return (
+            [{**row, "mode": f"{row['mode']} {label}".strip(), "step": run.step} for row in rows],
+            [replace(one, mode=f"{one.mode} {label}".strip(), step=run.step) for one in traces],
+        )
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,19 @@ word, None where the word was not its choice."""
 class Trace:
     """How something was generated, step by step, and what became of it: one line of samples/traces.jsonl.
 
-    kind: "plan" is walked in a maze; "text" is read as it is; "image" is looked at. set, mode, task: what was
-    generated, and how; those of evaluation.json. length: positions. line: those of a line, where a text is a grid, else
-    0. generations: one dict for each canvas that was filled: `after`, the actions executed before it; `steps`, its
-    denoising steps; `events`, see ``Event``, rising by step.
+    kind: "plan" is walked in a maze; "text" is read as it is; "image" is looked at; "search" is a tree. set, mode,
+    task: what was generated, and how; those of evaluation.json. length: positions. line: those of a line, where a text
+    is a grid, else 0. generations: one dict for each canvas that was filled: `after`, the actions executed before it;
+    `steps`, its denoising steps; `events`, see ``Event``, rising by step.
     Of images only. pictures: one dict each: `label`, what it shows, `png`, the file as base64, `width` and `height` in
     pixels. With a length it is one sample, and its pictures show the states of so many denoising steps side by side.
     Of plans only. maze: lines of "#" walls and "." floor, from above. goal: [x, y]. actions: words. poses: [x, y,
     direction] before each action and after the last one, direction 0 to 3 for right, down, left, up. reached: whether
     the goal was. shortest: actions of a shortest plan. step: optimizer step of the weights.
+    Of searches only, beside maze, goal, poses (the first), reached and shortest. search: `spent` forwards; `nodes`, one
+    dict each: forwards until it was `born`, `parent` by number (None of the first), `depth`, greatest `value`, `visits`
+    and `cell`, [x, y] or None; `found`, one dict for each plan better than those before: `forwards`, `value`, `solved`,
+    `cost`, `plan` in words and the `cells` that it leads through.
     """
 
     kind: str
@@ -63,6 +67,7 @@ class Trace:
     shortest: int | None = None
     step: int = 0
     line: int = 0
+    search: Mapping[str, Any] | None = None
 
 
 _COMPLETIONS = "completions.jsonl"

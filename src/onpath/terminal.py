@@ -162,7 +162,9 @@ def _show_successes(by_mode: dict[tuple[str, str], dict[str, dict[str, Any]]]) -
         table.add_column(title, overflow="fold")
     for (name, mode), metrics in by_mode.items():
         low, high = metrics["success"]["ci95"]
-        figures = [f"{metrics[m]['value']:.4g}" for m in _COLUMNS[1:]]
+        told = {"forwards_per_decision": metrics.get("forwards", {"value": None}), **metrics}  # those of a search
+        values = [told.get(name, {"value": None})["value"] for name in _COLUMNS[1:]]
+        figures = ["–" if value is None else f"{value:.4g}" for value in values]
         success = f"{metrics['success']['value']:.4f} [{low:.3f}, {high:.3f}]"
         table.add_row(name, mode, str(metrics["success"]["n"]), success, *figures)
     console.print(table)

@@ -56,7 +56,7 @@ def solver() -> Subject:
 
 
 def test_rows_tell_success_path_and_forwards_at_every_budget(policy: Subject) -> None:
-    rows = measure(policy, named(["mctd", "best_of_n", "beam"]), [8, 24], 20)
+    rows, _ = measure(policy, named(["mctd", "best_of_n", "beam"]), [8, 24], 20)
     modes = [f"{name}@{budget}" for name in ("mctd", "best_of_n", "beam") for budget in (8, 24)]
     assert [row["mode"] for row in rows] == [mode for mode in modes for _ in range(3)]
     by = {(row["mode"], row["metric"]): row for row in rows}
@@ -70,7 +70,7 @@ def test_rows_tell_success_path_and_forwards_at_every_budget(policy: Subject) ->
 def test_tasks_that_fail_are_those_that_the_policy_fails(policy: Subject) -> None:
     tasks = tasks_of(policy, 10, failed=Mode(None, 4))
     assert tasks.set is not None and tasks.set.size == tasks.problem.size == 10
-    (row, *_) = measure(policy, named(["greedy"]), [10], 10, failed=Mode(None, 4))
+    (row, *_), _ = measure(policy, named(["greedy"]), [10], 10, failed=Mode(None, 4))
     assert row["set"] == "test, failed open@4"
 
 
@@ -103,7 +103,7 @@ def test_pairs_of_searches_are_compared_task_by_task(policy: Subject) -> None:
 
 
 def test_puzzles_are_searched_too(solver: Subject) -> None:
-    rows = measure(solver, named(["mctd", "mcts"]), [40], 8)
+    rows, _ = measure(solver, named(["mctd", "mcts"]), [40], 8)
     assert {row["metric"] for row in rows} == {"success", "forwards"}
     tasks = tasks_of(solver, 8)
     found = search(METHODS["mctd"], planner_of(solver, tasks), 40)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from onpath.evaluation.envs import Mode, episodes
 from onpath.evaluation.plans import task_planner, tasks_like
 from onpath.evaluation.settings import Row, Subject, row
 from onpath.evaluation.statistics import mean_interval, path_scores, wilson
+from onpath.records import Trace
 from onpath.sampling.unmasking import Unmasking
 from onpath.search.base import Progress, Search, search
 from onpath.search.baselines import MCTS, Beam, BestOfN, Greedy, Remask
@@ -23,6 +24,7 @@ from onpath.search.mctd import MCTD
 from onpath.search.planner import Planner
 from onpath.search.problems import Problem
 from onpath.search.sudoku import SudokuProblem
+from onpath.search.tree import every_node
 
 METHODS: Mapping[str, Search] = {
     "mctd": MCTD(),
@@ -88,20 +90,25 @@ def measure(
     *,
     set_name: str = "test",
     failed: Mode | None = None,
-) -> list[Row]:
-    """Rows {set, mode, metric, value, ci95, n} of each search at each budget: success, SPL and forwards spent.
+    num_traces: int = 0,
+) -> tuple[list[Row], list[Trace]]:
+    """Rows {set, mode, metric, value, ci95, n, search, budget} of each search at each budget: success, SPL and forwards
+    spent; and of the first `num_traces` tasks how their trees grew with the largest budget.
 
     An ``anytime`` search runs once, with the largest budget. failed: see ``tasks_of``.
     """
     tasks = tasks_of(subject, num_tasks, name=set_name, failed=failed)
-    planner, rows = planner_of(subject, tasks), []
+    planner, rows, traces = planner_of(subject, tasks), [], []
     label = tasks.name if failed is None else f"{tasks.name}, failed {failed.name}"
     for name, method in methods.items():
         once = search(method, planner, max(budgets)) if method.anytime else None
         for budget in sorted(budgets):
             found = once or search(method, planner, budget)
-            rows += summarise(found, tasks, budget, label, f"{name}@{budget}")
-    return rows
+            told = summarise(found, tasks, budget, label, f"{name}@{budget}")
+            rows += [{**one, "search": name, "budget": budget} for one in told]
+        if once and once[0].root is not None:
+            traces += [grown(subject, one, tasks, label, name) for one in once[:num_traces]]
+    return rows, traces
 
 
 def summarise(found: Sequence[Progress], tasks: Tasks, budget: int, set_name: str, mode: str) -> list[Row]:
@@ -126,6 +133,47 @@ def paired(one: Sequence[Progress], other: Sequence[Progress], budget: int) -> t
         gains.append(float(sum((1 - 2 * place) * bool(found and found.solved) for place, found in enumerate(at))))
     values = torch.tensor(gains)
     return float(values.mean()), mean_interval(values)
+
+
+def grown(subject: Subject, progress: Progress, tasks: Tasks, set_name: str, name: str) -> Trace:
+    """How the tree of a search grew, for reports."""
+    root, problem, task = progress.root, tasks.problem, progress.task
+    assert root is not None
+    nodes = every_node(root)
+    numbers = {id(node): number for number, (node, _, _) in enumerate(nodes)}
+    maze = problem if isinstance(problem, MazeProblem) else None
+    words = getattr(subject.source, "words", lambda tokens: " ".join(map(str, tokens)))
+    drawn = [
+        {
+            "born": node.born,
+            "parent": None if parent is None else numbers[id(parent)],
+            "depth": depth,
+            "value": node.best,
+            "visits": node.visits,
+            "cell": None if maze is None else maze.cell(node.place.state),
+        }
+        for node, parent, depth in nodes
+    ]
+    found = [
+        {**asdict(one), "plan": words(list(one.plan)), "cells": [] if maze is None else maze.cells(task, one.plan)}
+        for one in progress.found
+    ]
+    best, world = progress.best, tasks.set
+    walls = [] if world is None else world.worlds.walls[task].T.tolist()
+    start = (0, 0) if maze is None else maze.cells(task, ())[0]
+    return Trace(
+        kind="search",
+        set=set_name,
+        mode=f"{name}@{progress.budget}",
+        task=task,
+        length=problem.length,
+        maze=["".join("#" if wall else "." for wall in line) for line in walls],
+        goal=[] if world is None else world.worlds.goal[task].tolist(),
+        poses=[[*start, 0]],
+        reached=bool(best and best.solved),
+        shortest=None if world is None else int(world.shortest[task]),
+        search={"spent": progress.spent, "nodes": drawn, "found": found},
+    )
 
 
 def written(subject: Subject, progress: Progress, tasks: Tasks) -> dict[str, Any]:

@@ -79,7 +79,7 @@ function extent(values, log) {
 // spec: {title, unit, series, x: {label, low, high}, y: {low, high}, log, mayLog, height, marks, keys, fine, rest}
 // series: [{label, run, xs, ys, thin, dots, bars, neutral, look, low, high, silent}], xs rising; look: a class of line in
 // place of that of its run; low, high: a band around it; silent: not in the legend. An axis whose low is above its high
-// falls. rest: the x whose values stand in the legend while nothing is pointed at, the last one of each series by
+// falls, and one with places, where its ticks stand, is logarithmic. rest: the x whose values stand in the legend while nothing is pointed at, the last one of each series by
 // default, null for none. levels: {y, label} lines across. span: [low, high] that a logarithmic axis holds at least.
 // Draws itself again when its width changes.
 function chart(spec) {
@@ -139,13 +139,13 @@ function layout(spec, width, height) {
   const top = 12 + 15 * lines + (ticked ? 14 : 0), bottom = height - 40, right = width - 14;
   const y = log ? scale(low / 1.06, high * 1.06, bottom, top, true)
     : scale(spec.y && spec.y.low !== undefined ? low : low - pad, spec.y && spec.y.high !== undefined ? high : high + pad, bottom, top, false);
-  const x = scale(spec.x.low, spec.x.high, left, right, false);
+  const x = scale(spec.x.low, spec.x.high, left, right, Boolean(spec.x.places));
   const frame = [];
   for (const tick of rows) {
     frame.push(draw("line", { class: "grid", x1: left, x2: right, y1: y.at(tick), y2: y.at(tick) }));
     frame.push(draw("text", { x: left - 7, y: y.at(tick) + 4, "text-anchor": "end" }, short(tick)));
   }
-  const places = ticks(spec.x.low, spec.x.high, Math.max(2, Math.floor((right - left) / 80)));
+  const places = spec.x.places || ticks(spec.x.low, spec.x.high, Math.max(2, Math.floor((right - left) / 80)));
   for (const tick of places) {
     frame.push(draw("line", { class: "base", x1: x.at(tick), x2: x.at(tick), y1: bottom, y2: bottom + 4 }));
     frame.push(draw("text", { x: x.at(tick), y: bottom + 17, "text-anchor": "middle" }, short(tick)));

@@ -164,11 +164,26 @@ def _is_trace(row: Mapping[str, Any]) -> bool:
     if row.get("kind") == "image":
         pictures = row.get("pictures")
         return isinstance(pictures, list) and bool(pictures) and all(map(_is_picture, pictures))
+    if row.get("kind") == "search":
+        return _is_tree(row.get("search")) and bool(not row.get("maze") or row.get("poses"))
     generations = row.get("generations")
     if not isinstance(generations, list) or not generations or not _is_number(row.get("length")):
         return False
     whole = all(isinstance(one, dict) and isinstance(one.get("events"), list) for one in generations)
     return whole and (row.get("kind") == "text" or bool(row.get("maze") and row.get("poses")))
+
+
+def _is_tree(search: Any) -> bool:
+    """Whether this is a tree that the page can draw: every node behind its parent, numbers where there must be some."""
+    nodes = search.get("nodes") if isinstance(search, dict) else None
+    if not isinstance(nodes, list) or not nodes or not isinstance(search.get("found"), list):
+        return False
+    return _is_number(search.get("spent")) and all(
+        isinstance(node, dict)
+        and all(_is_number(node.get(name)) for name in ("born", "depth", "value", "visits"))
+        and (node.get("parent") is None if at == 0 else isinstance(node.get("parent"), int) and node["parent"] < at)
+        for at, node in enumerate(nodes)
+    )
 
 
 def _is_picture(one: Any) -> bool:

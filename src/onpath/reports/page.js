@@ -219,6 +219,8 @@ function shares() {
 theme();
 live();
 if (byId("player")) plans(report, byId("player"));
+if (byId("search-charts")) budgets(report, byId("search-charts"));
+if (byId("search-player")) searches(report, byId("search-player"));
 if (byId("text-player")) texts(report, byId("text-player"));
 if (byId("rollout-player")) rollouts(report, byId("rollout-player"));
 if (byId("drift-charts")) drift(report, byId("drift-charts"));

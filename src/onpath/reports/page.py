@@ -100,7 +100,9 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
     )
     environment.filters |= {"duration": _duration, "figure": _figure, "share": _share, "titled": _titled}
     environment.filters["interval"] = _between
-    script = "\n".join(_part(f"{name}.js") for name in ("charts", "player", "plans", "texts", "drift", "page"))
+    script = "\n".join(
+        _part(f"{name}.js") for name in ("charts", "player", "plans", "searches", "texts", "drift", "page")
+    )
     style = _part("page.css")
     markup = ("pictures", "completions")
     told = [{name: value for name, value in run.items() if name not in markup} for run in runs]
@@ -114,6 +116,8 @@ def page(runs: Sequence[Mapping[str, Any]], *, live: bool = False) -> str:
         results=results(runs),
         figures=figures(runs),
         sheets=sheets(runs),
+        has_searches=any(_is_search(row) for run in runs for row in run["evaluation"]),
+        has_trees=any(trace["kind"] == "search" for run in runs for trace in run["traces"]),
         has_drift=any(map(_is_drift, (row for run in runs for row in run["evaluation"]))),
         comparison=comparison(runs),
         style=style,
@@ -243,6 +247,11 @@ def _scaled(one: Mapping[str, Any], least: int) -> dict[str, Any]:
 def _is_drift(row: Mapping[str, Any]) -> bool:
     """Whether a row is of drift, which has a section of its own."""
     return "offset" in row
+
+
+def _is_search(row: Mapping[str, Any]) -> bool:
+    """Whether a row is what a search solved at a budget, which is drawn as a curve."""
+    return row["metric"] == "success" and isinstance(row.get("search"), str) and isinstance(row.get("budget"), int)
 
 
 def _values(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

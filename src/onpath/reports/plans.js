@@ -78,19 +78,27 @@ function tokenInto(cell, token, position, moment) {
   cell.replaceChildren(glyph, make("span", { class: "when", "aria-hidden": "true" }, String(token.when)), bar, make("span", { class: "vh" }, `${known ? token.word : ""}, forward ${token.when}, ${sure}`));
 }
 
-function mazeOf(trace) {
+// The maze from above, with the goal and where the agent begins: what both players draw on.
+function groundOf(trace, [sx, sy]) {
   const height = trace.maze.length, width = trace.maze[0].length;
   const svg = draw("svg", { class: "maze", viewBox: `0 0 ${width} ${height}`, role: "img" });
   let walls = "";
   trace.maze.forEach((row, y) => [...row].forEach((cell, x) => { if (cell === "#") walls += `M${x} ${y}h1v1h-1z`; }));
   const lines = Array.from({ length: width - 1 }, (_, x) => `M${x + 1} 0V${height}`).join("") + Array.from({ length: height - 1 }, (_, y) => `M0 ${y + 1}H${width}`).join("");
-  const [gx, gy] = trace.goal, [sx, sy] = trace.poses[0];
+  const [gx, gy] = trace.goal;
+  svg.append(draw("rect", { class: "floor", width, height }), draw("path", { class: "cells", d: lines }), draw("path", { class: "wall", d: walls }),
+    draw("rect", { class: "goal", x: gx + 0.06, y: gy + 0.06, width: 0.88, height: 0.88, rx: 0.14 }), draw("path", { class: "goalmark", d: `M${gx + 0.3} ${gy + 0.52}l0.16 0.17 0.28 -0.36` }),
+    draw("circle", { class: "start", cx: sx + 0.5, cy: sy + 0.5, r: 0.4 }));
+  return { svg, width, height };
+}
+
+function mazeOf(trace) {
+  const { svg, width, height } = groundOf(trace, trace.poses[0]);
+  const [gx, gy] = trace.goal;
   const paths = draw("g"), trail = draw("g");
   const body = draw("path", { class: "agent", d: "M0.42 0L-0.34 0.36L-0.18 0L-0.34 -0.36z" });
   const box = draw("g", { class: "agentbox" }, body);
-  svg.append(draw("rect", { class: "floor", width, height }), draw("path", { class: "cells", d: lines }), draw("path", { class: "wall", d: walls }),
-    draw("rect", { class: "goal", x: gx + 0.06, y: gy + 0.06, width: 0.88, height: 0.88, rx: 0.14 }), draw("path", { class: "goalmark", d: `M${gx + 0.3} ${gy + 0.52}l0.16 0.17 0.28 -0.36` }),
-    draw("circle", { class: "start", cx: sx + 0.5, cy: sy + 0.5, r: 0.4 }), paths, trail, box);
+  svg.append(paths, trail, box);
   let turned = null;
   const at = (value) => (value + 0.5).toFixed(2);
   const show = (moment) => {

@@ -94,11 +94,7 @@ def _draw_maze(axis: Any, problem: MazeProblem, progress: Progress) -> None:
     axis.scatter(*zip(*cells, strict=True), c=list(where.values()), cmap=_COLOURS, vmin=0, vmax=1, s=16, zorder=3)
     best = progress.best
     if best is not None:
-        place, line = problem.start(task), []
-        for action in (None, *best.plan):
-            if action is not None:
-                place = dict(problem.moves(place)).get(action, place)
-            line.append(problem.cell(place.state))
+        line = problem.cells(task, best.plan)
         axis.plot(*zip(*line, strict=True), color="tab:orange", linewidth=2, zorder=2)
         told = f"reached after {best.cost} actions" if best.solved else "goal not reached"
         axis.set_title(f"{told}, {progress.spent} forwards")

@@ -86,6 +86,15 @@ class MazeProblem(Problem):
         """x and y of a state."""
         return divmod(state // 4, self.worlds.walls.shape[2])
 
+    def cells(self, task: int, plan: Sequence[int]) -> list[tuple[int, int]]:
+        """x and y of where each action of a plan leads from the start, which is the first."""
+        place = self.start(task)
+        found = [self.cell(place.state)]
+        for action in plan:
+            place = dict(self.moves(place)).get(action, place)
+            found.append(self.cell(place.state))
+        return found
+
     def start(self, task: int) -> Place:
         return Place(task, int(self._states(self.agents.rows(slice(task, task + 1)))[0]))
 

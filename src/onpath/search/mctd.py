@@ -36,7 +36,7 @@ class MCTD(Search):
     slope: float = 1.0
     finish: int = 2
     leaves: int = 16
-    widening: float = 1.5
+    widening: float = 0.5
     uct: UCT = UCT()
     stop: Stop = "budget"
 
