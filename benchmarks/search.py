@@ -1,7 +1,8 @@
 """What searches make of a trained policy at equal budgets of forwards, and how fast.
 
     python -m benchmarks.search [--runs RUN …] [--tasks 500] [--failed open@10] [--budgets 10 40 160 640]
-                                [--searches mctd …] [--set search.KEY=VALUE …] [--times]
+                                [--searches mctd …] [--set search.KEY=VALUE …]
+                                [--load KEY=VALUE …] [--times]
 
 Without runs, and with `--times`: seconds of a plan of 160 forwards, one task at a time, by a network of the size that
 the recipe fourrooms-demo trains, leaves that are chosen together against one at a time.
@@ -68,7 +69,7 @@ def table(paths: Sequence[Path], arguments: argparse.Namespace) -> Iterator[dict
     failed = None if arguments.failed == "none" else Mode.parse(arguments.failed)
     pooled: dict[tuple[str, int], list[tuple[Progress, Progress]]] = {}
     for path in paths:
-        subject = onpath.load(path).subject
+        subject = onpath.load(path, overrides=arguments.load).subject
         tasks = tasks_of(subject, arguments.tasks, failed=failed)
         planner, found = planner_of(subject, tasks), {}
         for name, method in methods.items():
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="*", type=int, default=[10, 40, 160, 640])
     parser.add_argument("--searches", nargs="*", default=[name for name in METHODS if name != "greedy"])
     parser.add_argument("--set", nargs="*", default=[])
+    parser.add_argument("--load", nargs="*", default=[])
     parser.add_argument("--times", action="store_true")
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()

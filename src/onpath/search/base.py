@@ -9,9 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onpath.search.evaluators import Evaluator, Exact
-from onpath.search.planner import Answer, Ask, Planner
+from onpath.search.planner import Answer, Ask, Meta, Planner
 from onpath.search.problems import Judged, Place, Problem
 from onpath.search.tree import Node
+
+METAS = tuple(Meta(temperature=temperature) for temperature in (0.0, 1.0, 2.0))
+"""Greedily, as the network is, and warmer."""
 
 Asks = Generator[Sequence[Any], list[Any], None]
 """What a search yields, and what it is sent for it: an answer for each ask."""
@@ -99,9 +102,29 @@ class Search(ABC):
         """Whether what it does with a smaller budget is the beginning of what it does with a larger one."""
         return True
 
+    def settled(self, problem: Problem) -> Search:
+        """The same search with what the problem decides where nothing else was said."""
+        return replace(self, segment=self.segment or problem.segment)
+
     @abstractmethod
     def run(self, problem: Problem, progress: Progress) -> Asks:
         """Yields batches of asks, no dearer than what is left, and is sent their answers; ends when it is done."""
+
+
+@dataclass(frozen=True)
+class PlanSearch(Search):
+    """A search that samples whole plans. metas: how, taken in turn."""
+
+    metas: tuple[Meta, ...] = METAS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.metas:
+            raise ValueError("search: metas is empty; one meta-action or more is needed")
+
+    def settled(self, problem: Problem) -> Search:
+        metas = tuple(replace(meta, steps=meta.steps or problem.steps) for meta in self.metas)
+        return replace(self, segment=self.segment or problem.segment, metas=metas)
 
 
 def search(
@@ -124,8 +147,9 @@ def search(
     if seconds is not None and seconds <= 0:
         raise ValueError(f"search: seconds is {seconds}; needed are more than 0, or None for as long as it takes")
     begun = time.perf_counter()
-    planner = replace(planner, evaluator=method.evaluator, segment=method.segment or planner.segment)
     problem = planner.problem
+    method = replace(method, segment=method.segment or planner.segment).settled(problem)
+    planner = replace(planner, evaluator=method.evaluator, segment=method.segment)
     every = list(going or [Progress(task, budget) for task in (range(problem.size) if tasks is None else tasks)])
     running = [(progress, method.run(problem, progress)) for progress in every]
     waiting = [(progress, run, next(run, None)) for progress, run in running]

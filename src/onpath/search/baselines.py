@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from onpath import rng
-from onpath.search.base import Asks, Look, Progress, Search, Seen
-from onpath.search.mctd import METAS
+from onpath.search.base import Asks, Look, PlanSearch, Progress, Search, Seen
 from onpath.search.planner import Answer, Ask, Meta
 from onpath.search.problems import Place, Problem
 from onpath.search.tree import UCT, Node, together
@@ -33,13 +32,12 @@ class Greedy(Search):
 
 
 @dataclass(frozen=True)
-class BestOfN(Search):
+class BestOfN(PlanSearch):
     """Plans from the start, each on its own, as many as the budget allows; the best is taken.
 
-    metas: taken in turn. leaves: plans that are asked for together.
+    leaves: plans that are asked for together.
     """
 
-    metas: tuple[Meta, ...] = METAS
     leaves: int = 16
 
     def run(self, problem: Problem, progress: Progress) -> Asks:
@@ -53,7 +51,7 @@ class BestOfN(Search):
 
 
 @dataclass(frozen=True)
-class Remask(Search):
+class Remask(PlanSearch):
     """Masks a part of the best plan again and samples that part anew, keeping what is at least as good.
 
     Of each plan a run of positions is masked, whose place and length are drawn; every other one is sampled from masks
@@ -61,7 +59,6 @@ class Remask(Search):
     Source of its like: remask-and-resample of UnMaskFork, arXiv:2602.04344.
     """
 
-    metas: tuple[Meta, ...] = METAS
     leaves: int = 4
 
     def run(self, problem: Problem, progress: Progress) -> Asks:
@@ -88,13 +85,12 @@ class Remask(Search):
 
 
 @dataclass(frozen=True)
-class Beam(Search):
+class Beam(PlanSearch):
     """The best places after each segment of the plan, from which plans are sampled afresh.
 
     The plans that the budget allows are shared out over the segments; after each of them the `width` best places stay.
     """
 
-    metas: tuple[Meta, ...] = METAS
     width: int = 4
     rounds: int = 5
 

@@ -49,6 +49,10 @@ class MazeProblem(Problem):
         return 4
 
     @property
+    def steps(self) -> int:
+        return 1
+
+    @property
     def most_actions(self) -> int:
         return self.horizon
 

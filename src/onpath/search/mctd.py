@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onpath.search.base import Asks, Progress, Search
+from onpath.search.base import Asks, PlanSearch, Progress
 from onpath.search.planner import Answer, Ask, Meta, Pyramid
 from onpath.search.problems import Problem
 from onpath.search.tree import UCT, Node, every_node, together
 
 Stop = Literal["first", "bound", "budget"]
-METAS = tuple(Meta(temperature=temperature) for temperature in (0.0, 1.0, 2.0))
 
 
 @dataclass(frozen=True)
-class MCTD(Search):
+class MCTD(PlanSearch):
     """Monte Carlo tree diffusion for masked plans.
 
     A visit goes down the tree by UCT, samples a plan at a leaf, has it judged as a whole, and hands its value up.
@@ -23,16 +23,16 @@ class MCTD(Search):
     sampled afresh from there, so that the network sees where it is. `tokens`: a node is a plan of which the first
     segments stand and the rest is masked, as in the paper; the next segment is sampled under the node's meta-action and
     the rest greedily in `finish` steps.
-    metas: meta-actions, taken in turn; those without draws once at a node. slope: of the pyramid in `tokens`. leaves:
+    Of the metas those without draws are taken once at a node. slope: of the pyramid in `tokens`. leaves:
     plans that are asked for together at the most, see ``tree.together``.
-    widening: a node asks for more plans of its own as long as they are fewer than widening·sqrt(visits).
+    widening: a node asks for more plans of its own as long as they are fewer than widening·sqrt(visits); the less the
+    network knows, the more it should be.
     stop: at the `first` solution, at one that meets the `bound` of the problem, or when the `budget` is spent.
     Places are nodes once: a plan that leads to one that is known already, at no higher cost, joins it (transposition).
     Sources: MCTD, arXiv:2502.07202; virtual visits of parallel leaves: Fast-MCTD, arXiv:2506.09498.
     """
 
     mode: Literal["recondition", "tokens"] = "recondition"
-    metas: tuple[Meta, ...] = METAS
     slope: float = 1.0
     finish: int = 2
     leaves: int = 16
@@ -42,8 +42,6 @@ class MCTD(Search):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.metas:
-            raise ValueError("mctd: metas is empty; one meta-action or more is needed")
         if min(self.finish, self.leaves) < 1 or self.widening <= 0:
             raise ValueError(
                 f"mctd: finish is {self.finish}, leaves {self.leaves} and widening {self.widening}; all must be above 0"
@@ -63,10 +61,11 @@ class MCTD(Search):
     def run(self, problem: Problem, progress: Progress) -> Asks:
         root = progress.root
         if root is None:
-            part = None if self.mode == "recondition" else (-1,) * problem.length
-            root = progress.root = Node(problem.start(progress.task), part=part)
+            start = problem.start(progress.task)
+            root = progress.root = Node(start, part=None if self.mode == "recondition" else problem.given(start))
         nodes = {self._name(node): node for node, _, _ in every_node(root)}
         pyramid = Pyramid(self.segment or problem.segment, self.slope)
+        free = [at for at, token in enumerate(problem.given(root.place)) if token == -1]
         while True:
             chosen: list[tuple[list[Node], Ask]] = []
             left = progress.left
@@ -74,7 +73,7 @@ class MCTD(Search):
                 path, meta = self._leaf(root)
                 if meta is None:
                     break
-                ask = self._ask(path[-1], meta, progress.asked + len(chosen), pyramid)
+                ask = self._ask(path[-1], meta, progress.asked + len(chosen), pyramid, free)
                 if ask.cost > left:
                     self._release(path, meta)
                     break
@@ -133,11 +132,11 @@ class MCTD(Search):
         for node in path:
             node.waiting -= 1
 
-    def _ask(self, node: Node, meta: Meta, number: int, pyramid: Pyramid) -> Ask:
+    def _ask(self, node: Node, meta: Meta, number: int, pyramid: Pyramid, free: Sequence[int]) -> Ask:
         if node.part is None:
             return Ask(node.place, meta, number)
-        depth = pyramid.depth(node.part) + 1
-        if not any(pyramid.masked(depth, len(node.part))):
+        depth = pyramid.depth([node.part[at] for at in free]) + 1
+        if not any(pyramid.masked(depth, len(free))):
             return Ask(node.place, meta, number, node.part)
         return Ask(node.place, meta, number, node.part, pyramid, depth, self.finish)
 

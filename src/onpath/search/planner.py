@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +29,8 @@ _FREE = -1
 
 @dataclass(frozen=True)
 class Meta:
-    """How a plan is sampled, the choice of an expansion in MCTD: guidance weight, temperature, order and steps.
+    """How a plan is sampled, the choice of an expansion in MCTD: guidance weight, temperature, order and steps, None
+    for as many as the problem has it.
 
     Source: the meta-actions of MCTD, arXiv:2502.07202.
     """
@@ -37,10 +38,10 @@ class Meta:
     guidance: float = 0.0
     temperature: float = 1.0
     order: Order = "confidence"
-    steps: int = 1
+    steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.steps < 1:
+        if self.temperature < 0 or (self.steps is not None and self.steps < 1):
             raise ValueError(
                 f"meta: temperature is {self.temperature} and steps is {self.steps}; needed are a temperature of 0 "
                 "(greedy) or more and 1 step or more"
@@ -49,7 +50,12 @@ class Meta:
     @property
     def cost(self) -> int:
         """Forwards: rows through the network; a guided step has two."""
-        return self.steps * (2 if self.guidance else 1)
+        return self.num_steps * (2 if self.guidance else 1)
+
+    @property
+    def num_steps(self) -> int:
+        """Those that were set; one where none were."""
+        return self.steps or 1
 
     @property
     def deterministic(self) -> bool:
@@ -61,6 +67,7 @@ class Meta:
 class Pyramid:
     """How much of a plan is masked at a depth of the tree: of its segment s, counted from 1, clip((s - depth)·slope).
 
+    Positions are those that the task leaves free, from the left.
     segment: positions. slope: 1 has whole segments stand, one more at each depth; with .5 half of the next one stands
     as well, and so on, the surest tokens of each.
     Source: the pyramid schedule of Diffusion Forcing, arXiv:2407.01392, as MCTD denoises by it, arXiv:2502.07202.
@@ -164,7 +171,7 @@ class Planner:
 
         def shape(index: int) -> tuple[object, ...]:
             ask = asks[index]
-            return ask.meta.steps, ask.meta.order, ask.meta.guidance != 0, ask.pyramid, ask.depth, ask.finish
+            return ask.meta.num_steps, ask.meta.order, ask.meta.guidance != 0, ask.pyramid, ask.depth, self._sizes(ask)
 
         for _, group in groupby(sorted(range(len(asks)), key=lambda i: (str(shape(i)), i)), key=shape):
             places = list(group)
@@ -177,7 +184,8 @@ class Planner:
         first, parts = asks[0], None
         state = self._walked(first, batch, self._knobs(asks))
         if first.pyramid is not None:
-            shown = _shown(state, batch, first.pyramid, first.depth)
+            free = torch.tensor([self.problem.given(ask.place) for ask in asks]) == _FREE
+            shown = _shown(state, batch, free.to(self.device), first.pyramid, first.depth)
             parts = [tuple(row) for row in shown.tolist()]
             state = self._finished(asks, parts, first.finish)
         plans, sure = state.x.cpu(), state.confidence.cpu()
@@ -213,19 +221,27 @@ class Planner:
             guidance=torch.tensor([ask.meta.guidance for ask in asks], device=self.device) if guided else None,
         )
 
+    def _sizes(self, ask: Ask) -> tuple[int, ...]:
+        """Steps to finish a plan in two parts, the positions that the task leaves free, those of them that are masked,
+        and those that its first part reveals: all of the segments that shall be masked no longer as a whole."""
+        if ask.pyramid is None:
+            return ()
+        given = self.problem.given(ask.place)
+        kept = [token for token, before in zip(ask.kept or given, given, strict=True) if before == _FREE]
+        window = ask.pyramid.window(ask.depth, len(kept))
+        return ask.finish, len(kept), kept.count(_FREE), kept[:window].count(_FREE)
+
     def _walked(self, ask: Ask, batch: Batch, knobs: Knobs) -> TokenState:
         meta = ask.meta
         sampler = replace(self.sampler, order=meta.order)
         if ask.pyramid is None:
-            grid = self.grid.with_steps(meta.steps)
+            grid = self.grid.with_steps(meta.num_steps)
             return sample(self.denoiser, self.process, sampler, grid, batch, self.key, knobs)
-        # a block is what is free of the segments that shall be masked no longer as a whole
-        window = ask.pyramid.window(ask.depth, self.problem.length)
-        blocks = Blocks(int(batch.free()[0, :window].sum()), stop_at_end=False)
+        blocks = Blocks(self._sizes(ask)[-1], stop_at_end=False)
         number = int(blocks.number(batch.free_counts())[0])
-        grid = self.grid.with_steps(meta.steps * number)
+        grid = self.grid.with_steps(meta.num_steps * number)
         walked = walk(self.denoiser, self.process, replace(sampler, blocks=blocks), grid, batch, self.key, knobs)
-        states = [state for _, state in zip(range(meta.steps + 1), walked, strict=False)]
+        states = [state for _, state in zip(range(meta.num_steps + 1), walked, strict=False)]
         return states[-1]
 
     def _finished(self, asks: list[Ask], parts: Sequence[tuple[int, ...]], steps: int) -> TokenState:
@@ -254,13 +270,17 @@ class Planner:
         return first.cpu(), plans.cpu(), likeliest.values.exp().cpu()
 
 
-def _shown(state: TokenState, batch: Batch, pyramid: Pyramid, depth: int) -> Int64[Tensor, "N L"]:
+def _shown(
+    state: TokenState, batch: Batch, free: Bool[Tensor, "N L"], pyramid: Pyramid, depth: int
+) -> Int64[Tensor, "N L"]:
     """The tokens of a state, -1 where masked, and in each segment where the network was least sure, until as many are
-    masked there as the pyramid has it; what was given stays."""
-    length, segment = state.x.shape[1], pyramid.segment
+    masked there as the pyramid has it; what stood before stays. free: what the tasks leave free, as many in each row.
+    """
+    places = free.nonzero()[:, 1].view(len(free), -1)
+    length, segment = places.shape[1], pyramid.segment
     left = torch.tensor(pyramid.masked(depth, length), device=state.x.device)
-    doubt = torch.where(state.masked, -1.0, torch.where(batch.free(), state.confidence, torch.inf))
+    doubt = torch.where(state.masked, -1.0, torch.where(batch.free(), state.confidence, torch.inf)).gather(1, places)
     padded = functional.pad(doubt, (0, segment * len(left) - length), value=torch.inf)
     rank = padded.unflatten(1, (len(left), segment)).argsort(dim=-1, stable=True).argsort(-1)
     hidden = (rank < left[:, None]).flatten(1)[:, :length]
-    return state.x.masked_fill(hidden, _FREE).cpu()
+    return state.x.masked_fill(torch.zeros_like(free).scatter(1, places, hidden), _FREE).cpu()

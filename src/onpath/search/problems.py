@@ -64,6 +64,11 @@ class Problem(ABC):
         """Positions of a segment, unless a search says otherwise."""
 
     @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Denoising steps of a plan, unless a search says otherwise."""
+
+    @property
     def most_actions(self) -> int | None:
         """Tokens that can be carried out one after the other before the task is lost; None where none are."""
         return None
@@ -71,6 +76,10 @@ class Problem(ABC):
     @abstractmethod
     def start(self, task: int) -> Place:
         """Where a task begins."""
+
+    def given(self, place: Place) -> tuple[int, ...]:
+        """What stands of a plan from a place before anything is sampled, -1 where it is free."""
+        return (-1,) * self.length
 
     @abstractmethod
     def request(self, places: Sequence[Place], ids: Int64[Tensor, "N"]) -> Batch:

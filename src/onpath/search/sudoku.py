@@ -46,6 +46,10 @@ class SudokuProblem(Problem):
         return 1
 
     @property
+    def steps(self) -> int:
+        return 4
+
+    @property
     def side(self) -> int:
         return round(self.length**0.5)
 
@@ -59,6 +63,10 @@ class SudokuProblem(Problem):
 
     def start(self, task: int) -> Place:
         return Place(task, tuple(self.puzzles[task].tolist()))
+
+    def given(self, place: Place) -> tuple[int, ...]:
+        cells: tuple[int, ...] = place.state
+        return cells
 
     def request(self, places: Sequence[Place], ids: Int64[Tensor, "N"]) -> Batch:
         cells = self._cells(places)
