@@ -27,7 +27,7 @@ MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_FUNCTION_LINES = 15
 MAX_PARAMETERS = 7
-MAX_SOURCE_LINES = 28_000  # see docs/decisions.md, 24
+MAX_SOURCE_LINES = 30_000  # see docs/decisions.md, 24
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
