@@ -133,6 +133,46 @@ MISTAKES = [
 ]
 
 
+def test_plans_are_searched_and_searches_evaluated(onpath: Any, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    assert onpath("train", "fourrooms-demo", *TINY, "--run", run).code == 0
+    asked = ("plan", run, "--num", "2", "--budget", "6", "--search", "mctd,greedy", "--json")
+    found = onpath(*asked, "search.leaves=2", "search.metas=[{temperature: 1.0, steps: 2}]")
+    assert found.code == 0, found.err
+    told = json.loads(found.out)
+    assert [(one["search"], one["task"], one["forwards"]) for one in told] == [
+        ("mctd", 0, 6),
+        ("mctd", 1, 6),
+        ("greedy", 0, 6),
+        ("greedy", 1, 6),
+    ]
+    carried = onpath("plan", run, "--num", "1", "--budget", "2", "--replan", "9", "--json")
+    assert carried.code == 0 and json.loads(carried.out)[0]["forwards"] > 2
+    assert "found after" in onpath("plan", run, "--num", "1", "--budget", "2").out
+
+    table = onpath("evaluate", run, "--search", "mctd,beam", "--budget", "2,6", "--tasks", "3", "--traces", "2")
+    assert table.code == 0, table.err
+    assert "mctd@2" in table.out and "beam@6" in table.out
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert {(row["search"], row["budget"]) for row in rows} == {("mctd", 2), ("mctd", 6), ("beam", 2), ("beam", 6)}
+    traces = (tmp_path / "run" / "samples" / "traces.jsonl").read_text().splitlines()
+    assert [(one["kind"], one["mode"], one["task"]) for one in map(json.loads, traces)] == [
+        ("search", "mctd@6", 0),
+        ("search", "mctd@6", 1),
+    ]
+    for arguments, message in (
+        (("plan", run, "--replan", "4", "--seconds", "1"), "--replan makes many"),
+        (("plan", run, "--seconds", "0"), "seconds is 0"),
+        (("plan", run, "--replan", "4", "--search", "beam"), "tree of mctd"),
+        (("plan", run, "grid.steps=3", "search.lefves=1"), "did you mean leaves"),
+        (("plan", run, "training.steps=3"), "would have no effect"),
+        (("evaluate", run, "search.leaves=1"), "name one with --search"),
+        (("evaluate", run, "--search", "mctd", "--budget", "many"), "write forwards like"),
+    ):
+        refused = onpath(*arguments)
+        assert refused.code == 2 and message in " ".join(refused.err.split()), refused.err
+
+
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
 def test_a_mistake_is_one_message_and_leaves_nothing(
     onpath: Any, tmp_path: Path, arguments: list[str], message: str

@@ -72,7 +72,9 @@ def test_a_smaller_budget_is_the_beginning_of_a_larger_one(name: str) -> None:
             assert told(one) == [row for row in told(other) if row[0] <= budget][: len(told(one))]
 
 
-@pytest.mark.parametrize(("method", "tasks"), [(MCTD(metas=SHORT[:1], widening=1.5), range(4)), (MCTS(leaves=16), [0, 1])])
+@pytest.mark.parametrize(
+    ("method", "tasks"), [(MCTD(metas=SHORT[:1], widening=1.5), range(4)), (MCTS(leaves=16), [0, 1])]
+)
 def test_with_an_exact_evaluator_and_a_large_budget_the_optimum_is_found(method: Search, tasks: Sequence[int]) -> None:
     problem = mazes()
     shortest = expert.distance(expert.solve(problem.worlds), problem.agents)
