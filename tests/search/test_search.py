@@ -149,3 +149,14 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         Meta(steps=0)
     with pytest.raises(ValueError, match="9 cells"):
         SudokuProblem(torch.zeros(1, 9, dtype=torch.int64))
+
+
+def test_a_problem_says_how_its_plans_are_sampled_where_nothing_else_does() -> None:
+    sudoku, network = SudokuProblem(torch.full((1, 16), -1)), Unsure([0.25] * 4)
+    for method in (BestOfN(), MCTD(), Remask(), Beam()):
+        assert [one.asked for one in search(method, planner(sudoku, network, segment=1), 8)] == [2]  # of four steps
+        assert all(one.asked == 8 for one in search(method, planner(mazes()), 8))
+    asked = replace(BestOfN(), metas=(Meta(steps=2),))
+    assert [one.asked for one in search(asked, planner(sudoku, network), 8)] == [4]
+    settled = MCTD().settled(sudoku)
+    assert settled.segment == sudoku.segment == 1 and MCTD(segment=3).settled(sudoku).segment == 3
