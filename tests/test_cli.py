@@ -162,6 +162,7 @@ def test_plans_are_searched_and_searches_evaluated(onpath: Any, tmp_path: Path) 
     ]
     for arguments, message in (
         (("plan", run, "--replan", "4", "--seconds", "1"), "--replan makes many"),
+        (("plan", run, "search.metas=[{guidance: 1.0}]"), "condition_dropout of the run is 0"),
         (("plan", run, "--seconds", "0"), "seconds is 0"),
         (("plan", run, "--replan", "4", "--search", "beam"), "tree of mctd"),
         (("plan", run, "grid.steps=3", "search.lefves=1"), "did you mean leaves"),

@@ -162,7 +162,7 @@ class EvaluateOptions:
             budgets = [int(one) for one in (self.budget or "10,40,160").split(",")]
         except ValueError as error:
             raise ValueError(f"evaluate: --budget is {self.budget}; write forwards like --budget 10,40,160") from error
-        methods, label = named(self.search.split(","), of_search), " ".join([label, *of_search]).strip()
+        methods, label = named(self.search.split(","), of_search, _dropout(run)), " ".join([label, *of_search]).strip()
         given = {"failed": _mode(self.failed), "num_traces": self.traces}
         rows, traces = measure(run.subject, methods, budgets, self.tasks or 500, **given)
         return (
@@ -201,7 +201,7 @@ class PlanOptions:
         if self.replan is not None and (self.seconds is not None or self.picture is not None):
             told = "--seconds" if self.seconds is not None else "--picture"
             raise ValueError(f"plan: {told} is of one search, and --replan makes many; leave one of them out")
-        methods = named(self.search.split(","), of_search)
+        methods = named(self.search.split(","), of_search, _dropout(run))
         tasks = tasks_of(run.subject, self.num, failed=_mode(self.failed))
         planner, rows = planner_of(run.subject, tasks), []
         for name, method in methods.items():
@@ -222,6 +222,12 @@ def _mode(text: str | None) -> Mode | None:
     from onpath.evaluation.envs import Mode
 
     return None if text is None else Mode.parse(text)
+
+
+def _dropout(run: Run) -> float | None:
+    """How often the condition was left out in training, where the objective has such a setting."""
+    rate: float | None = run.parts.config.objective.fields.get("condition_dropout")
+    return rate
 
 
 def of_searches(overrides: list[str] | None) -> tuple[list[str], list[str]]:

@@ -135,7 +135,7 @@ class MCTS(Search):
     """
 
     exploration: float = 0.5
-    leaves: int = 16
+    leaves: int = 32
     uct: UCT = UCT(exploration=0.0)
 
     def run(self, problem: Problem, progress: Progress) -> Asks:

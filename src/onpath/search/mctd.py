@@ -35,7 +35,7 @@ class MCTD(PlanSearch):
     mode: Literal["recondition", "tokens"] = "recondition"
     slope: float = 1.0
     finish: int = 2
-    leaves: int = 16
+    leaves: int = 32
     widening: float = 0.5
     uct: UCT = UCT()
     stop: Stop = "budget"

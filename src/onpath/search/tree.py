@@ -53,11 +53,11 @@ def every_node(root: Node) -> list[tuple[Node, Node | None, int]]:
 
 
 def together(root: Node, most: int) -> int:
-    """Leaves that are chosen at once: few while little is known, then a quarter of the visits, at the most `most`.
+    """Leaves that are chosen at once: one while little is known, then a sixth of the visits, at the most `most`.
 
     So a search of a few forwards loses nothing by them, and one of many goes through the network seldom.
     """
-    return min(most, 2 + root.visits // 4)
+    return min(most, 1 + root.visits // 6)
 
 
 @dataclass(frozen=True)
