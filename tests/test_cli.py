@@ -239,6 +239,7 @@ def test_a_resume_by_another_recipe_is_refused(onpath: Any) -> None:
     assert own.code == 0 and "resumed at step 5" in own.out
 
 
+@pytest.mark.slow
 def test_a_run_is_used_on_another_device_than_it_was_trained_on(onpath: Any) -> None:
     assert onpath("train", "fourrooms-demo", *TINY).code == 0
     path = Path("runs/fourrooms-demo/config.yaml")

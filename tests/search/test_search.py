@@ -51,13 +51,13 @@ def test_the_budget_is_never_exceeded_and_is_what_the_network_reads(name: str, b
 @pytest.mark.parametrize("name", METHODS)
 def test_a_search_is_the_same_again_and_in_any_company(name: str) -> None:
     problem = mazes()
-    together = search(METHODS[name], planner(problem), 30)
-    again = search(METHODS[name], planner(problem), 30)
+    together = search(METHODS[name], planner(problem), 16)
+    again = search(METHODS[name], planner(problem), 16)
     assert [told(one) for one in together] == [told(one) for one in again]
     for task in (0, 3):
-        (alone,) = search(METHODS[name], planner(problem), 30, tasks=[task])
+        (alone,) = search(METHODS[name], planner(problem), 16, tasks=[task])
         assert told(alone) == told(together[task])
-    other = search(METHODS[name], replace(planner(problem), key=Key(9, "search")), 30)
+    other = search(METHODS[name], replace(planner(problem), key=Key(9, "search")), 16)
     if name not in ("greedy", "mcts"):  # which draw nothing
         assert [told(one) for one in other] != [told(one) for one in together]
 
