@@ -12,7 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from searches import points
+from searches import points, styled
 
 COLOURS = ("#2b6cb0", "#b7791f", "#2f855a", "#97266d", "#4a5568", "#c05621")
 
@@ -30,14 +30,7 @@ def main() -> None:
             budgets, value, low, high = zip(*points(file, "mctd"), strict=True)
             axis.plot(budgets, value, marker="o", color=colour, ms=3.5, lw=1.4, label=label)
             axis.fill_between(budgets, low, high, color=colour, alpha=0.08, lw=0)
-        axis.set_xscale("log")
-        axis.set_xticks(budgets, [str(budget) for budget in budgets])
-        axis.minorticks_off()
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("budget of a task, forwards")
-        axis.set_ylim(0, 1.02)
-        axis.grid(color="#e2e5ea", lw=0.7)
-        axis.spines[["top", "right"]].set_visible(False)
+        styled(axis, title, budgets)
         axis.legend(fontsize=8, frameon=False, loc="lower right")
     axes[0][0].set_ylabel("solved")
     figure.savefig(Path(sys.argv[1]), dpi=140)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -35,6 +37,18 @@ def points(file: Path, search: str) -> list[tuple[int, float, float, float]]:
     return sorted(found)
 
 
+def styled(axis: Any, title: str, budgets: Sequence[int]) -> None:
+    """The axes of a panel."""
+    axis.set_xscale("log")
+    axis.set_xticks(budgets, [str(budget) for budget in budgets])
+    axis.minorticks_off()
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("budget of a task, forwards")
+    axis.set_ylim(0, 1.02)
+    axis.grid(color="#e2e5ea", lw=0.7)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 def main() -> None:
     out, panels = Path(sys.argv[1]), [argument.split("=", 1) for argument in sys.argv[2:]]
     size = (3.4 * len(panels) + 0.6, 3.4)
@@ -44,14 +58,7 @@ def main() -> None:
             budgets, value, low, high = zip(*points(Path(file), search), strict=True)
             axis.plot(budgets, value, marker="o", color=colour, ms=3.5, lw=1.4, label=search)
             axis.fill_between(budgets, low, high, color=colour, alpha=0.13, lw=0)
-        axis.set_xscale("log")
-        axis.set_xticks(budgets, [str(budget) for budget in budgets])
-        axis.minorticks_off()
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("budget of a task, forwards")
-        axis.set_ylim(0, 1.02)
-        axis.grid(color="#e2e5ea", lw=0.7)
-        axis.spines[["top", "right"]].set_visible(False)
+        styled(axis, title, budgets)
     axes[0][0].set_ylabel("solved")
     axes[0][-1].legend(fontsize=8, frameon=False, loc="upper left")
     figure.savefig(out, dpi=140)

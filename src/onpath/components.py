@@ -7,7 +7,6 @@ A part is written as a mapping of its fields with a `kind` (or as the bare kind)
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import types
@@ -20,6 +19,7 @@ from typing import Any
 import torch.nn as nn
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from onpath.functions import imported
 from onpath.kinds import FAMILIES, wired_into
 from onpath.wording import example, is_coerced, joined, literals, near, unknown, words
 
@@ -271,18 +271,9 @@ def _checked(part: Part) -> Part:
 def _own_class(family: type, name: Any, path: str) -> type:
     """A user's class by `package.module:Class`; what its module raises keeps its traceback."""
     where = f"config: {path}.class names {name!r}, which"
-    module, _, attribute = str(name).partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", str(name)):
         raise ValueError(f"config: {path}.class is {name!r}; write it as package.module:Class")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{where} cannot be imported ({error}); start in its folder, or put that on PYTHONPATH"
-        ) from error
-    except Exception as error:
-        error.add_note(f"{where} cannot be imported for this reason")
-        raise
+    cls = imported(str(name), where)
     if not isinstance(cls, type) or not issubclass(cls, family):
         raise ValueError(
             f"{where} is {cls!r} and not a subclass of {family.__name__}; derive it from {family.__module__}."

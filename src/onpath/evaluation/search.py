@@ -15,6 +15,7 @@ from onpath.evaluation.envs import Mode, episodes
 from onpath.evaluation.plans import task_planner, tasks_like
 from onpath.evaluation.settings import Row, Subject, row
 from onpath.evaluation.statistics import mean_interval, path_scores, wilson
+from onpath.evaluation.traces import maze_lines
 from onpath.records import Trace
 from onpath.sampling.unmasking import Unmasking
 from onpath.search.base import Progress, Search, search
@@ -159,7 +160,6 @@ def grown(subject: Subject, progress: Progress, tasks: Tasks, set_name: str, nam
         for one in progress.found
     ]
     best, world = progress.best, tasks.set
-    walls = [] if world is None else world.worlds.walls[task].T.tolist()
     start = (0, 0) if maze is None else maze.cells(task, ())[0]
     return Trace(
         kind="search",
@@ -167,7 +167,7 @@ def grown(subject: Subject, progress: Progress, tasks: Tasks, set_name: str, nam
         mode=f"{name}@{progress.budget}",
         task=task,
         length=problem.length,
-        maze=["".join("#" if wall else "." for wall in line) for line in walls],
+        maze=[] if world is None else maze_lines(world.worlds.walls[task]),
         goal=[] if world is None else world.worlds.goal[task].tolist(),
         poses=[[*start, 0]],
         reached=bool(best and best.solved),

@@ -30,7 +30,6 @@ def trace(policy: PlanPolicy, tasks: TaskSet, mode: Mode, device: torch.device |
     watched = Watched(mode.of(policy))
     outcome = play(watched, Simulation(tasks.worlds, tasks.agents, tasks.limit, device), tasks)
     places = _poses(tasks.worlds, tasks.agents, outcome.actions)
-    walls = tasks.worlds.walls.transpose(1, 2).tolist()
     return [
         Trace(
             kind="plan",
@@ -39,7 +38,7 @@ def trace(policy: PlanPolicy, tasks: TaskSet, mode: Mode, device: torch.device |
             task=int(task),
             length=policy.spec.length,
             generations=watched.generations[int(task)],
-            maze=["".join("#" if wall else "." for wall in line) for line in walls[row]],
+            maze=maze_lines(tasks.worlds.walls[row]),
             goal=tasks.worlds.goal[row].tolist(),
             actions=[_ACTIONS[action] for action in _taken(outcome, row)],
             poses=places[row][: int(outcome.num_steps[row]) + 1],
@@ -48,6 +47,11 @@ def trace(policy: PlanPolicy, tasks: TaskSet, mode: Mode, device: torch.device |
         )
         for row, task in enumerate(tasks.ids.tolist())
     ]
+
+
+def maze_lines(walls: Bool[Tensor, "W H"]) -> list[str]:
+    """A maze from above as ``records.Trace`` has it."""
+    return ["".join("#" if wall else "." for wall in line) for line in walls.T.tolist()]
 
 
 class Watched:
